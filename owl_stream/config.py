@@ -1,0 +1,228 @@
+"""Frozen settings. The only module that reads configuration files and environment variables.
+
+A file is YAML; unknown keys are refused with the nearest valid name, and every error names file, key, value and
+expectation. `OWL_` + the path with double underscores overrides a value: `OWL_SERVER__PORT=9000`,
+`OWL_DATASETS__TRAIN__SEED=3`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from owl_stream.errors import ConfigError
+
+ENV_PREFIX = "OWL_"
+
+LayoutName = Literal["owl3-240728", "owl3-241101"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What turns a sample into a row. Two datasets with equal recipes share a cost table.
+
+    `tokenizer` is a path to a `tokenizers` file or a hub id; its *content*, not its name, enters any digest.
+    """
+
+    layout: LayoutName
+    tokenizer: str
+    image_size: int
+    cut: Literal["off", "single", "all"]
+    resize: Literal["simd", "pillow"]
+    max_length: int
+    on_too_long: Literal["truncate", "skip"]
+    max_image_pixels: int
+
+
+@dataclass(frozen=True)
+class PlanSettings:
+    """What turns a manifest into global steps, and a global step into micro-batches."""
+
+    global_batch_size: int
+    seed: int
+    shuffle: Literal["none", "block", "full"]
+    shuffle_block_shards: int
+    bucket_window: int
+    modality: Literal["pure", "off"]
+    last: Literal["fill", "drop"]
+    text_token_cost: int
+    vision_token_cost: int
+    vision_tokens_per_crop: int
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ServerConfig(_Frozen):
+    """Where the server listens and what it may spend."""
+
+    host: str = Field("127.0.0.1", description="loopback, because anything wider needs access control in front")
+    port: int = Field(8000, ge=0, le=65535, description="0 lets the system choose")
+    workers: int | None = Field(None, ge=0, le=1024, description="None: one per usable core; 0: assemble inline")
+    max_streams: int = Field(64, ge=1, le=4096, description="more is refused with 429; each costs prefetch_bytes")
+    prefetch_bytes: int = Field(96 << 20, ge=1, description="per stream, assembled ahead of the reader")
+    max_frame_bytes: int = Field(256 << 20, ge=1 << 10, le=2**32 - 1, description="a u32 holds it on the wire")
+    idle_timeout_s: float = Field(120.0, gt=0, description="a stream whose reader takes nothing this long is ended")
+    heartbeat_s: float = Field(5.0, gt=0, description="silence after which a stream says it is alive")
+    request_timeout_s: float = Field(10.0, gt=0, description="to receive a whole request")
+    job_timeout_s: float = Field(120.0, gt=0, description="wall time of one assembly: past it storage has stalled")
+    sample_cpu_s: int = Field(10, ge=1, description="CPU time one sample may cost before its decoder is stopped")
+    grace_s: float = Field(5.0, gt=0, description="SIGTERM: time for streams to finish their frame")
+
+
+class DatasetConfig(_Frozen):
+    """One dataset: where its shards lie, what a row is, and in which order rows come."""
+
+    shards: tuple[str, ...] = Field(min_length=1)
+    layout: LayoutName = "owl3-240728"
+    tokenizer: str
+    image_size: int = Field(384, ge=14, le=4096)
+    cut: Literal["off", "single", "all"] = Field("single", description="240728 never cut multi-image samples")
+    resize: Literal["simd", "pillow"] = Field("simd", description="pillow is bit-exact with the released processor")
+    max_length: int = Field(4096, ge=16, le=1 << 20)
+    max_image_pixels: int = Field(100_000_000, ge=1, description="a larger header is refused unread")
+    global_batch_size: int = Field(8, ge=1, le=1 << 16)
+    seed: int = Field(0, ge=0, lt=1 << 63)
+    shuffle: Literal["none", "block", "full"] = "full"
+    shuffle_block_shards: int = Field(8, ge=1, description="shards read at a time under shuffle: block")
+    bucket_window: int = Field(32, ge=1, le=1 << 16, description="steps whose rows are sorted by length together")
+    modality: Literal["pure", "off"] = "pure"
+    last: Literal["fill", "drop"] = "fill"
+    on_too_long: Literal["truncate", "skip"] = "truncate"
+    on_bad_sample: Literal["mask", "fail"] = "mask"
+    text_token_cost: int = Field(1, ge=0, description="what dealing weighs a padded text token")
+    vision_token_cost: int = Field(1, ge=0, description="what dealing weighs a token of a crop")
+
+    @property
+    def recipe(self) -> Recipe:
+        """The part that turns a sample into a row."""
+        return Recipe(
+            layout=self.layout,
+            tokenizer=self.tokenizer,
+            image_size=self.image_size,
+            cut=self.cut,
+            resize=self.resize,
+            max_length=self.max_length,
+            on_too_long=self.on_too_long,
+            max_image_pixels=self.max_image_pixels,
+        )
+
+    @property
+    def plan(self) -> PlanSettings:
+        """The part that turns a manifest into global steps."""
+        return PlanSettings(
+            global_batch_size=self.global_batch_size,
+            seed=self.seed,
+            shuffle=self.shuffle,
+            shuffle_block_shards=self.shuffle_block_shards,
+            bucket_window=self.bucket_window,
+            modality=self.modality,
+            last=self.last,
+            text_token_cost=self.text_token_cost,
+            vision_token_cost=self.vision_token_cost,
+            vision_tokens_per_crop=(self.image_size // VISION_PATCH) ** 2,
+        )
+
+
+VISION_PATCH = 14
+"""Side of a patch of the SigLIP tower that both mPLUG-Owl3 releases use: a crop of S x S costs (S // 14)^2 tokens."""
+
+
+class Config(_Frozen):
+    """A whole configuration. `base` is the directory that relative shard and tokenizer paths start from."""
+
+    server: ServerConfig = ServerConfig()
+    datasets: dict[str, DatasetConfig] = Field(min_length=1)
+    base: Path = Path()
+
+
+def load_config(path: str | Path, environ: Mapping[str, str] | None = None) -> Config:
+    """Read a YAML configuration file and the `OWL_` overrides.
+
+    Raises:
+        ConfigError: naming file, key, value and what was expected.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as exc:
+        raise ConfigError(f"{path}: cannot read the configuration: {exc.strerror}; give a file with --config") from exc
+    except UnicodeDecodeError as exc:
+        raise ConfigError(f"{path}: expected UTF-8 text, got byte {exc.object[exc.start]:#04x} at {exc.start}") from exc
+    try:
+        raw = yaml.safe_load(text)
+    except yaml.YAMLError as exc:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(exc).split())}") from exc
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: expected a mapping with `server` and `datasets`, got {type(raw).__name__}")
+    return make_config(raw, origin=str(path), base=path.resolve().parent, environ=environ)
+
+
+def make_config(
+    raw: Mapping[str, Any], *, origin: str, base: Path, environ: Mapping[str, str] | None = None
+) -> Config:
+    """Validate a configuration that came as a mapping (a parsed file, or flags); `origin` names it in errors.
+
+    Raises:
+        ConfigError: naming origin, key, value and what was expected.
+    """
+    merged, origins = _with_environment(dict(raw), os.environ if environ is None else environ)
+    try:
+        return Config.model_validate({**merged, "base": base})
+    except ValidationError as exc:
+        raise ConfigError("\n".join(_explain(exc, merged, origin, origins))) from exc
+
+
+def _with_environment(raw: dict[str, Any], environ: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Lay `OWL_A__B=value` over raw["a"]["b"]; values are parsed as YAML, keys match whatever their case."""
+    origins: dict[str, str] = {}
+    for variable in sorted(environ):
+        parts = variable.removeprefix(ENV_PREFIX).split("__")
+        if not variable.startswith(ENV_PREFIX) or parts[0].lower() not in ("server", "datasets") or len(parts) < 2:
+            continue
+        node: dict[str, Any] = raw
+        path: list[str] = []
+        for depth, part in enumerate(parts):
+            key = next((k for k in node if isinstance(k, str) and k.lower() == part.lower()), part.lower())
+            path.append(key)
+            if depth == len(parts) - 1:
+                node[key] = yaml.safe_load(environ[variable])
+                origins[".".join(path)] = variable
+            else:
+                child = node.get(key)
+                node[key] = node = dict(child) if isinstance(child, dict) else {}
+    return raw, origins
+
+
+def _explain(exc: ValidationError, raw: Any, origin: str, origins: Mapping[str, str]) -> Iterator[str]:
+    for error in exc.errors():
+        location = [str(part) for part in error["loc"]]
+        key = ".".join(location)
+        place = origins.get(key, origin)
+        if error["type"] == "extra_forbidden":
+            known = _known_keys(location)
+            near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
+            hint = f"did you mean `{near[0]}`?" if near else f"known keys: {', '.join(known)}"
+            yield f"{place}: unknown key `{key}`; {hint}"
+        elif error["type"] == "missing":
+            yield f"{place}: `{key}` is missing; it is required"
+        else:
+            text = error["msg"][:1].lower() + error["msg"][1:]
+            yield f"{place}: `{key}`: {text}, got {error['input']!r}"
+
+
+def _known_keys(location: list[str]) -> list[str]:
+    model: type[BaseModel] = Config
+    if location[0] == "server" and len(location) > 1:
+        model = ServerConfig
+    elif location[0] == "datasets" and len(location) > 2:
+        model = DatasetConfig
+    return [name for name in model.model_fields if name != "base"]

@@ -1,0 +1,44 @@
+"""Real tars for tests: WebDataset shards written member by member, so that a test can also write a wrong one."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+Sample = tuple[str, Mapping[str, bytes]]
+"""(key, {extension: bytes}): ("0001", {"json": ..., "0.jpg": ...})."""
+
+
+def write_shard(path: Path, samples: Iterable[Sample]) -> Path:
+    """Write samples as one ustar/PAX shard with a fixed mtime."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for key, members in samples:
+            for ext, data in members.items():
+                info = tarfile.TarInfo(f"{key}.{ext}")
+                info.size, info.mtime = len(data), 1_700_000_000
+                tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+def picture(width: int, height: int, seed: int = 0, fmt: str = "JPEG") -> bytes:
+    """A smooth random photograph-like image, encoded."""
+    rng = np.random.default_rng(seed)
+    small = Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8))
+    out = io.BytesIO()
+    small.resize((width, height), Image.Resampling.BICUBIC).save(out, fmt)
+    return out.getvalue()
+
+
+def chat(*turns: tuple[str, str], **extra: object) -> bytes:
+    """A record in the `messages` form: chat(("<|image|>What?", "A cat."))."""
+    messages = []
+    for question, answer in turns:
+        messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    return json.dumps({"messages": messages, **extra}, ensure_ascii=False).encode()
