@@ -166,9 +166,7 @@ def load_config(path: str | Path, environ: Mapping[str, str] | None = None) -> C
     return make_config(raw, origin=str(path), base=path.resolve().parent, environ=environ)
 
 
-def make_config(
-    raw: Mapping[str, Any], *, origin: str, base: Path, environ: Mapping[str, str] | None = None
-) -> Config:
+def make_config(raw: Mapping[str, Any], *, origin: str, base: Path, environ: Mapping[str, str] | None = None) -> Config:
     """Validate a configuration that came as a mapping (a parsed file, or flags); `origin` names it in errors.
 
     Raises:

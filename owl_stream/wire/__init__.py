@@ -1,0 +1,66 @@
+"""Bytes <-> frames, in plain Python and numpy: `docs/wire.md` is the norm, this package its only implementation.
+
+It never does I/O, never looks at a clock, and knows neither torch nor FastAPI.
+"""
+
+from owl_stream.wire.cursor import Cursor
+from owl_stream.wire.frame import (
+    ALIGNMENT,
+    MAX_FRAME_BYTES,
+    MAX_HEADER_BYTES,
+    MEDIA_TYPE,
+    PROTOCOL_VERSION,
+    Frame,
+    Limits,
+    frame_nbytes,
+    pack_frame,
+    place_frame,
+)
+from owl_stream.wire.headers import (
+    BatchHeader,
+    End,
+    ErrorInfo,
+    Header,
+    Heartbeat,
+    Hello,
+    RowInfo,
+    SchemaEntry,
+    Stats,
+    Status,
+    Totals,
+    header_from_map,
+)
+from owl_stream.wire.parser import FrameParser, parse_frames
+from owl_stream.wire.tensors import DTYPES, TensorSpec, lay_out, tensor_views
+
+__all__ = [
+    "ALIGNMENT",
+    "DTYPES",
+    "MAX_FRAME_BYTES",
+    "MAX_HEADER_BYTES",
+    "MEDIA_TYPE",
+    "PROTOCOL_VERSION",
+    "BatchHeader",
+    "Cursor",
+    "End",
+    "ErrorInfo",
+    "Frame",
+    "FrameParser",
+    "Header",
+    "Heartbeat",
+    "Hello",
+    "Limits",
+    "RowInfo",
+    "SchemaEntry",
+    "Stats",
+    "Status",
+    "TensorSpec",
+    "Totals",
+    "frame_nbytes",
+    "header_from_map",
+    "lay_out",
+    "pack_frame",
+    "parse_frames",
+    "place_frame",
+    "tensor_views",
+]
