@@ -19,6 +19,8 @@
     └── TemporaryError           nobody's: try again
         ├── PeerGoneError            the connection broke, went silent, or closed without `end`
         ├── ServerBusyError          the server asks to come back later
+        │   ├── TooManyStreamsError      all places for streams are taken
+        │   └── DrainingError            it is about to stop
         ├── ReadError                storage answered with an I/O error or not at all
         └── WorkerError              an assembly worker died for a reason that is not the sample
 
@@ -150,7 +152,7 @@ class ContractError(DataError):
 
 
 class MediaOffsetError(ContractError):
-    """`media_offset` breaks the contract at `row`, `position`: `expected` and `got` say how."""
+    """`media_offset` breaks the contract at `row`, `position` (-1: the whole): `expected` and `got` say how."""
 
     code = "media_offset"
 
@@ -159,7 +161,9 @@ class MediaOffsetError(ContractError):
         self.row, self.position, self.expected, self.got = row, position, expected, got
 
     def __str__(self) -> str:
-        return f"media_offset, row {self.row}, position {self.position}: expected {self.expected}, got {self.got}"
+        row = f", row {self.row}" if self.row >= 0 else ""
+        position = f", position {self.position}" if self.position >= 0 else ""
+        return f"media_offset{row}{position}: expected {self.expected}, got {self.got}"
 
 
 class PeerError(OwlStreamError):
@@ -211,6 +215,18 @@ class ServerBusyError(TemporaryError):
     def __init__(self, message: str, retry_after_s: float = 0.0) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class TooManyStreamsError(ServerBusyError):
+    """All places for streams are taken."""
+
+    code = "too_many_streams"
+
+
+class DrainingError(ServerBusyError):
+    """The server is about to stop; its streams end at a frame's edge."""
+
+    code = "draining"
 
 
 class ReadError(TemporaryError):

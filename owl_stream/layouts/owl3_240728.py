@@ -1,0 +1,48 @@
+"""mPLUG-Owl3-7B-240728: crops are named to the model as running counts per token."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from owl_stream.layouts.media import IMAGE
+from owl_stream.layouts.offsets import NO_IMAGE, check_counts
+from owl_stream.layouts.owl3 import Owl3Layout
+from owl_stream.layouts.types import EncodedRow, OffsetReport, TensorShape
+
+
+class Owl3Layout240728(Owl3Layout):
+    """`media_offset`: int64 [B, L, 2], (crops of earlier rows, that + crops that start strictly before the token)."""
+
+    name: ClassVar[str] = "owl3-240728"
+
+    def check(self, tensors: Mapping[str, Any], crops: int) -> OffsetReport:
+        """Reads `media_offset` and, where present, `attention_mask`."""
+        return check_counts(tensors["media_offset"], crops, tensors.get("attention_mask"))
+
+    def _cut_prompt(self, rows: int, cols: int) -> str:
+        lines = (" ".join(f"subimg({i},{j}){IMAGE}" for j in range(cols)) for i in range(rows))
+        return "\n".join(
+            [f"Cut to {rows} rows {cols} columns with a global view", *lines, f"global_view{IMAGE}"],
+        )
+
+    def _video_prompt(self, frames: int) -> str:
+        return IMAGE * frames
+
+    def _offset_tensors(self, shape: tuple[int, int], crops: int) -> tuple[TensorShape, ...]:
+        return (TensorShape("media_offset", "int64", (*shape, 2)),)
+
+    def _collate_offsets(self, rows: Sequence[EncodedRow], out: Mapping[str, NDArray[Any]]) -> None:
+        offsets, first = out["media_offset"], 0
+        for b, row in enumerate(rows):
+            offsets[b, :, 0] = first
+            if row.crops:
+                seen = first + np.searchsorted(row.crop_starts, np.arange(row.text_tokens), side="left")
+                offsets[b, : row.text_tokens, 1] = seen
+                offsets[b, row.text_tokens :, 1] = seen[-1]
+            else:
+                offsets[b, :, 1] = NO_IMAGE
+            first += row.crops

@@ -1,0 +1,166 @@
+"""Too long a row: a prefix that splits no medium."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from owl_stream.errors import SampleError
+from owl_stream.layouts import EncodedRow, Image, Layout, Tokenizer, Video, get_layout
+from owl_stream.layouts.truncation import cut_position
+from owl_stream.layouts.types import Medium
+from tests.layouts.batches import collated
+from tests.layouts.characters import SPECIAL, Characters, Say, recipe, talk
+
+LAYOUTS = ("owl3-240728", "owl3-241101")
+TOKENIZERS = (
+    Characters(),
+    Characters(fused=("><", "t<", ">t", " C", "n<")),
+    Characters(whole=(*SPECIAL, "<|image|>"), fused=("><",)),
+)
+
+PIECES = st.lists(st.sampled_from(["<|image|>", "<|video|>", "t", " ", ">", "\n"]), max_size=6)
+
+
+@st.composite
+def conversations(draw: st.DrawFn) -> tuple[list[str], list[Medium]]:
+    """Several turns of text and media, with the media that they need."""
+    contents: list[str] = []
+    media: list[Medium] = []
+    for _ in range(draw(st.integers(1, 3))):
+        pieces = draw(PIECES)
+        contents += ["".join(pieces), draw(st.text("ab", max_size=4))]
+        for piece in pieces:
+            size = Image(draw(st.integers(1, 2000)), draw(st.integers(1, 2000)))
+            if piece == "<|image|>":
+                media.append(size)
+            elif piece == "<|video|>":
+                media.append(Video((size,) * draw(st.integers(1, 18))))
+    return contents, media
+
+
+@given(
+    conversations(), st.sampled_from(LAYOUTS), st.sampled_from(TOKENIZERS), st.sampled_from(["off", "all"]), st.data()
+)
+def test_fault_76_a_truncated_row_is_a_prefix_that_splits_no_medium(
+    conversation: tuple[list[str], list[Medium]], name: str, tokenizer: Characters, cut: str, data: st.DataObject
+) -> None:
+    """Fault 76: for any length limit the row is a prefix, its media are whole, and its offsets hold the contract."""
+    contents, media = conversation
+    layout, messages = get_layout(name), talk(*contents)
+    full = layout.encode(messages, media, tokenizer, recipe(cut=cut, max_length=1 << 20))
+    limit = data.draw(st.integers(1, full.text_tokens + 1))
+    row = _encode_within(layout, messages, media, tokenizer, cut=cut, max_length=limit)
+    if row is None:
+        return
+    assert row.text_tokens <= limit
+    assert row.truncated == (full.text_tokens > limit)
+    assert np.array_equal(row.input_ids, full.input_ids[: row.text_tokens])
+    assert np.array_equal(row.labels, full.labels[: row.text_tokens])
+    assert np.array_equal(row.crop_starts, full.crop_starts[full.crop_starts < row.text_tokens])
+    assert row.views == full.views[: len(row.views)]
+    assert sum(view.crops for view in row.views) == row.crops
+    assert len({view.medium for view in row.views} & {view.medium for view in full.views[len(row.views) :]}) == 0
+    layout.check(collated(layout, [row, layout.filler(tokenizer), full]), row.crops + full.crops)
+
+
+@given(conversations(), st.sampled_from(LAYOUTS), st.sampled_from(TOKENIZERS), st.data())
+def test_no_crop_group_loses_a_token(
+    conversation: tuple[list[str], list[Medium]], name: str, tokenizer: Characters, data: st.DataObject
+) -> None:
+    """What follows the last kept medium is whole: a kept prompt is never cut short, nor a token fused to one."""
+    contents, media = conversation
+    layout, messages = get_layout(name), talk(*contents)
+    full = layout.encode(messages, media, tokenizer, recipe(cut="all", max_length=1 << 20))
+    limit = data.draw(st.integers(1, full.text_tokens))
+    row = _encode_within(layout, messages, media, tokenizer, cut="all", max_length=limit)
+    if row is None:
+        return
+    text = _spelled(row, tokenizer)
+    assert text.count("<|start_cut|>") == text.count("<|end_cut|>")
+    assert text.count("<|start_video_frame|>") == text.count("<|end_video_frame|>")
+    assert text.count("Cut to") == text.count("global_view<|image|>")
+    assert text.count("<|image|>") == row.crops
+
+
+def _encode_within(
+    layout: Layout, messages: list[Say], media: list[Medium], tokenizer: Characters, *, cut: str, max_length: int
+) -> EncodedRow | None:
+    """Encode; None where nothing supervised is left, which is the only error that truncation may raise."""
+    try:
+        return layout.encode(messages, media, tokenizer, recipe(cut=cut, max_length=max_length))
+    except SampleError as error:
+        if error.reason != "no_supervised_tokens":
+            raise
+        return None
+
+
+def _spelled(row: EncodedRow, tokenizer: Characters) -> str:
+    known = (*tokenizer.whole, *tokenizer.fused)
+    return "".join(chr(t) if t < tokenizer.pad_id else known[t - tokenizer.pad_id] for t in row.input_ids.tolist())
+
+
+def test_the_cut_lies_at_the_limit_where_nothing_is_split() -> None:
+    """Truncation gives away no token that it could keep."""
+    messages = talk("Q", "A long answer", "<|image|>more", "B")
+    full = get_layout("owl3-240728").encode(messages, [Image(9, 9)], Characters(), recipe(cut="off"))
+    start = int(full.crop_starts[0])
+    behind = start + len("<|image|>")
+    kept = {}
+    for limit in range(start - 1, behind + 2):
+        row = get_layout("owl3-240728").encode(
+            messages, [Image(9, 9)], Characters(), recipe(cut="off", max_length=limit)
+        )
+        kept[limit] = (row.text_tokens, row.crops)
+    assert kept[start - 1] == (start - 1, 0)
+    assert {kept[limit] for limit in range(start, behind)} == {(start, 0)}
+    assert (kept[behind], kept[behind + 1]) == ((behind, 1), (behind + 1, 1))
+
+
+def test_a_fused_token_belongs_to_both_groups() -> None:
+    """Two prompts that share a token go together where the cut would fall into the shared token or behind it."""
+    assert cut_position([(4, 10), (9, 20)], 20) == (20, 2)
+    assert cut_position([(4, 10), (9, 20)], 15) == (4, 0)
+    assert cut_position([(4, 10), (9, 20)], 9) == (4, 0)
+    assert cut_position([(4, 10), (10, 20)], 15) == (10, 1)
+    assert cut_position([], 7) == (7, 0)
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_a_crop_is_kept_only_with_a_token_that_sees_it(name: str) -> None:
+    """Where `<|image|>` is one token, a row cut right behind it would hold a crop that the model does not count."""
+    layout, tokenizer = get_layout(name), Characters(whole=(*SPECIAL, "<|image|>"))
+    messages, media = talk("Q", "A", "<|image|>more", "B"), [Image(9, 9)]
+    start = int(layout.encode(messages, media, tokenizer, recipe(cut="off")).crop_starts[0])
+    for limit, kept in ((start + 1, (start, 0)), (start + 2, (start + 2, 1))):
+        row = layout.encode(messages, media, tokenizer, recipe(cut="off", max_length=limit))
+        assert (row.text_tokens, row.crops) == kept
+        layout.check(collated(layout, [row]), row.crops)
+
+
+def test_the_real_vocabulary_fuses_neighbouring_prompts(qwen2: Tokenizer) -> None:
+    """Token 1784 (`><`) closes one cut prompt and opens the next: a cut behind it takes both images."""
+    messages, media = talk("Q", "A", "<|image|><|image|>?", "B"), [Image(400, 400)] * 2
+    settings = {"layout": "owl3-241101", "cut": "all"}
+    full = get_layout("owl3-241101").encode(messages, media, qwen2, recipe(**settings))
+    shared = full.input_ids.tolist().index(1784)
+    row = get_layout("owl3-241101").encode(messages, media, qwen2, recipe(**settings, max_length=shared + 3))
+    assert (row.crops, row.views, row.truncated) == (0, (), True)
+    assert row.text_tokens < full.crop_starts[0]
+
+
+def test_fault_76_skip_names_both_numbers() -> None:
+    """Fault 76: under `on_too_long: skip` a long sample is bad, and the message says how long and how long at most."""
+    settings = recipe(max_length=20, on_too_long="skip")
+    with pytest.raises(SampleError, match=r"at most 20 tokens \(`max_length`\), got \d\d") as caught:
+        get_layout("owl3-240728").encode(talk("Q" * 30, "A"), [], Characters(), settings)
+    assert caught.value.reason == "too_long"
+
+
+def test_fault_78_truncation_that_leaves_no_answer_is_refused() -> None:
+    """Fault 78: a row that teaches nothing is bad, not empty."""
+    with pytest.raises(SampleError, match="within 40 tokens, got none") as caught:
+        get_layout("owl3-240728").encode(talk("Q" * 60, "A"), [], Characters(), recipe(max_length=40))
+    assert caught.value.reason == "no_supervised_tokens"
