@@ -1,0 +1,10 @@
+"""Where batches are assembled: `InlineEngine` in the server's own process, `ProcessEngine` in local workers.
+
+An engine turns (dataset, coordinate) into a leased frame. It never decides what is in a frame and never sends one.
+"""
+
+from owl_stream.engine.inline import InlineEngine
+from owl_stream.engine.processes import ProcessEngine
+from owl_stream.engine.shared import Coordinate, Engine, EngineStatistics, FrameLease
+
+__all__ = ["Coordinate", "Engine", "EngineStatistics", "FrameLease", "InlineEngine", "ProcessEngine"]

@@ -1,0 +1,297 @@
+"""Assembly in local worker processes: the default. Frames are written into shared memory, only descriptors are sent.
+
+A worker that dies is replaced and its frame assembled again. If a decoder crashed or ran out of CPU time on a row, that
+sample is tried once more, alone in a fresh worker; if it happens again the sample is condemned: its row is masked from
+then on. A worker that was killed or stalled says nothing about the sample, and never masks anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+
+from owl_stream.assemble import Assembled, Dataset, Job, JobRow
+from owl_stream.engine.channel import Done, Open, Work, receive, send
+from owl_stream.engine.shared import Engine, EngineStatistics, Memory
+from owl_stream.engine.slabs import Slab, SlabPool
+from owl_stream.errors import OwlStreamError, ReadError, TemporaryError, WorkerError
+
+log = logging.getLogger("owl_stream.engine")
+
+CRASHES = {
+    signal.SIGSEGV: "the decoder crashed (SIGSEGV)",
+    signal.SIGBUS: "the decoder crashed (SIGBUS)",
+    signal.SIGABRT: "the decoder crashed (SIGABRT)",
+    signal.SIGILL: "the decoder crashed (SIGILL)",
+    signal.SIGFPE: "the decoder crashed (SIGFPE)",
+    signal.SIGXCPU: "decoding exceeded its CPU-time budget",
+}
+"""Deaths that a sample's bytes can cause. SIGKILL is not among them: the kernel's memory killer sends that."""
+
+MAX_TRIES = 4
+KEEP_FREE_BYTES = 256 << 20
+
+
+def usable_cores() -> int:
+    """Cores that this process may really run on: its affinity mask."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class WorkerDiedError(Exception):
+    """A worker ended in the middle of its work: at which row of the job (-1: none), by which signal (0: none)."""
+
+    def __init__(self, row: int, signum: int) -> None:
+        super().__init__(row, signum)
+        self.row, self.signum = row, signum
+
+
+class _Worker:
+    """One worker process, its socket, and what it has been given."""
+
+    def __init__(self, sample_cpu_s: int) -> None:
+        self.sock, theirs = socket.socketpair()
+        with theirs:
+            command = [sys.executable, "-m", "owl_stream.engine.worker"]
+            arguments = [str(theirs.fileno()), str(os.getpid()), str(sample_cpu_s)]
+            self.process = subprocess.Popen(
+                [*command, *arguments], pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, close_fds=True
+            )
+        self.sock.setblocking(False)
+        self._datasets: set[str] = set()
+        self._slabs: set[int] = set()
+        self._forget: set[int] = set()
+
+    def forget(self, slab: int) -> None:
+        """Have the worker unmap a slab with its next work."""
+        if slab in self._slabs:
+            self._forget.add(slab)
+
+    async def assemble(self, dataset: Dataset, job: Job, slab: Slab) -> Assembled:
+        """Assemble `job` into `slab`.
+
+        Raises:
+            WorkerDiedError: the process ended; it has been reaped, so the slab is nobody's.
+            OwlStreamError: what the assembler raised.
+        """
+        try:
+            if dataset.fingerprint not in self._datasets:
+                await self._ask(Open(dataset.fingerprint, pickle.dumps(dataset.assembler_factory)))
+                self._datasets.add(dataset.fingerprint)
+            fd = None if slab.number in self._slabs else slab.fd
+            forget, self._forget = tuple(self._forget), set()
+            self._slabs -= set(forget)
+            work = Work(dataset.fingerprint, job.to_bytes(), slab.number, slab.nbytes, forget)
+            self._slabs.add(slab.number)
+            done = await self._ask(work, fd)
+        except (EOFError, ConnectionError) as exc:
+            raise WorkerDiedError(slab.row, -min(await self.reap(), 0)) from exc
+        assert done.assembled is not None
+        return done.assembled
+
+    async def _ask(self, message: Open | Work, fd: int | None = None) -> Done:
+        await send(self.sock, message, fd)
+        done: Done = await receive(self.sock)
+        if done.error is not None:
+            raise done.error
+        return done
+
+    async def reap(self) -> int:
+        """Kill the process if it lives, wait for it, close the socket; returns its exit code."""
+        self.sock.close()
+        if self.process.poll() is None:
+            # A worker that closed its socket is ending by itself: let its own signal be the one we report.
+            try:
+                return await asyncio.to_thread(self.process.wait, 1.0)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+        return await asyncio.to_thread(self.process.wait)
+
+    async def kill(self) -> None:
+        """End the process at once and wait for it."""
+        self.process.kill()
+        await self.reap()
+
+
+@dataclasses.dataclass
+class _Errand:
+    """A job on its way: `result` is set by the worker that runs it."""
+
+    dataset: Dataset
+    job: Job
+    slab: Slab
+    result: asyncio.Future[Assembled]
+
+
+def _refuse(errand: _Errand) -> None:
+    errand.result.set_exception(TemporaryError("the engine is closing: ask again, or ask another server"))
+
+
+class ProcessEngine(Engine):
+    """Assembles in `workers` processes (default: one per usable core).
+
+    `job_timeout_s` is wall time: a worker that takes longer waits for storage, is killed, and the frame is a
+    retryable error. `sample_cpu_s` is CPU time: a decoder that takes longer is killed by the kernel, and blamed.
+    """
+
+    def __init__(self, workers: int | None = None, *, job_timeout_s: float = 120.0, sample_cpu_s: int = 10) -> None:
+        super().__init__()
+        self._workers = workers or usable_cores()
+        self._job_timeout_s, self._sample_cpu_s = job_timeout_s, sample_cpu_s
+        self._slabs = SlabPool(KEEP_FREE_BYTES, self._dropped)
+        self._errands: asyncio.Queue[_Errand] = asyncio.Queue()
+        self._runners: list[asyncio.Task[None]] = []
+        self._processes: list[_Worker | None] = [None] * self._workers
+        self._condemned: dict[int, str] = {}
+        self._busy = 0
+        self._restarts = 0
+
+    async def start(self) -> None:
+        """Start the worker processes; they load their modules while the first frames are planned."""
+        if not self._runners:
+            for place in range(self._workers):
+                self._processes[place] = _Worker(self._sample_cpu_s)
+                self._runners.append(asyncio.create_task(self._run(place), name=f"worker-{place}"))
+
+    @property
+    def processes(self) -> Sequence[int]:
+        """The workers' process ids, for operators and tests."""
+        return [worker.process.pid for worker in self._processes if worker is not None]
+
+    def statistics(self) -> EngineStatistics:
+        """A snapshot, with what workers and shared memory are doing."""
+        return dataclasses.replace(
+            super().statistics(),
+            workers=sum(worker is not None for worker in self._processes),
+            busy=self._busy,
+            queued=self._errands.qsize(),
+            slab_bytes=self._slabs.nbytes,
+            restarts=self._restarts,
+            condemned=len(self._condemned),
+        )
+
+    async def aclose(self) -> None:
+        """Stop the workers and let go of the shared memory. Leases must have been released."""
+        self._closed = True
+        for runner in self._runners:
+            runner.cancel()
+        await asyncio.gather(*self._runners, return_exceptions=True)
+        while not self._errands.empty():
+            _refuse(self._errands.get_nowait())
+        await super().aclose()
+        await asyncio.gather(*(worker.kill() for worker in self._processes if worker is not None))
+        self._processes = [None] * self._workers
+        self._slabs.close()
+
+    def _dropped(self, slab: int) -> None:
+        for worker in self._processes:
+            if worker is not None:
+                worker.forget(slab)
+
+    async def _assemble(self, dataset: Dataset, job: Job) -> Memory:
+        await self.start()
+        for tries in range(1, MAX_TRIES + 1):
+            job = dataclasses.replace(job, condemned=self._condemned_in(job))
+            slab = self._slabs.take(dataset.capacity(job))
+            try:
+                assembled = await self._errand(dataset, job, slab)
+            except WorkerDiedError as death:
+                self._slabs.give(slab)
+                log.warning("a worker died at row %d of %s, try %d: signal %d", death.row, job, tries, death.signum)
+                if death.signum in CRASHES and death.row >= 0:
+                    await self._try_alone(dataset, job, job.row_at(death.row))
+            except BaseException:
+                self._slabs.give(slab)
+                raise
+            else:
+                return self._memory(slab, assembled)
+        raise WorkerError(
+            f"{job}: {MAX_TRIES} workers died one after the other while assembling it, not because of one sample; "
+            f"look for the kernel's memory killer, then ask again"
+        )
+
+    async def _errand(self, dataset: Dataset, job: Job, slab: Slab) -> Assembled:
+        errand = _Errand(dataset, job, slab, asyncio.get_running_loop().create_future())
+        self._errands.put_nowait(errand)
+        # The slab belongs to the worker until it answers or is reaped, whatever happens to this task meanwhile.
+        try:
+            return await asyncio.shield(errand.result)
+        except asyncio.CancelledError:
+            await asyncio.wait([errand.result])
+            errand.result.exception()
+            raise
+
+    def _memory(self, slab: Slab, assembled: Assembled) -> Memory:
+        view = slab.memory[assembled.start : assembled.start + assembled.nbytes].toreadonly()
+
+        def release() -> None:
+            view.release()
+            self._slabs.give(slab)
+
+        return Memory(view, assembled, release)
+
+    def _condemned_in(self, job: Job) -> dict[int, str]:
+        rows = [row for row in (*job.rows, *job.spares) if row is not None]
+        return {row.digest: self._condemned[row.digest] for row in rows if row.digest in self._condemned}
+
+    async def _try_alone(self, dataset: Dataset, job: Job, row: JobRow) -> None:
+        """Condemn a sample if its decoder crashes again with nothing else around."""
+        alone = dataclasses.replace(job, rows=(row,), spares=(), condemned={})
+        slab = self._slabs.take(dataset.capacity(alone))
+        worker = _Worker(self._sample_cpu_s)
+        try:
+            async with asyncio.timeout(self._job_timeout_s):
+                await worker.assemble(dataset, alone, slab)
+        except WorkerDiedError as death:
+            if death.signum in CRASHES:
+                self._condemned[row.digest] = CRASHES[signal.Signals(death.signum)]
+        except (OwlStreamError, TimeoutError) as exc:
+            log.warning("trying a suspected sample alone ended otherwise: %s", exc)
+        finally:
+            await worker.kill()
+            self._slabs.give(slab)
+
+    async def _run(self, place: int) -> None:
+        """Serve errands with the worker at `place`, replacing it whenever it dies."""
+        while True:
+            errand = await self._errands.get()
+            worker = self._processes[place]
+            if worker is None or worker.process.poll() is not None:
+                if worker is not None:
+                    await worker.kill()
+                worker = self._processes[place] = _Worker(self._sample_cpu_s)
+                self._restarts += 1
+            self._busy += 1
+            try:
+                await self._serve(worker, errand)
+            finally:
+                self._busy -= 1
+                if not errand.result.done():
+                    await worker.kill()
+                    _refuse(errand)
+
+    async def _serve(self, worker: _Worker, errand: _Errand) -> None:
+        result: Assembled | None = None
+        error: Exception | None = None
+        try:
+            async with asyncio.timeout(self._job_timeout_s):
+                result = await worker.assemble(errand.dataset, errand.job, errand.slab)
+        except TimeoutError:
+            await worker.kill()
+            error = ReadError(
+                f"{errand.job}: not assembled within {self._job_timeout_s:g} s of wall time; storage seems to stall, "
+                f"look at it, then ask again"
+            )
+        except (WorkerDiedError, OwlStreamError) as exc:
+            error = exc
+        if error is not None:
+            errand.result.set_exception(error)
+        elif result is not None:
+            errand.result.set_result(result)

@@ -1,0 +1,191 @@
+"""One assembly for everyone who asks for the same frame: leases, waiters and what an engine counts."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import NamedTuple
+
+from owl_stream.assemble import Assembled, Dataset, Job
+from owl_stream.errors import TemporaryError
+
+
+class Coordinate(NamedTuple):
+    """Which micro-batch of a dataset: all whole numbers from 0, sizes from 1."""
+
+    epoch: int
+    step: int
+    micro: int
+    rank: int
+    world_size: int
+    micro_batch_size: int
+
+
+@dataclass(frozen=True)
+class EngineStatistics:
+    """A snapshot. Sums run since the engine began; seconds by stage are CPU-bound work inside workers."""
+
+    workers: int
+    busy: int
+    queued: int
+    leased: int
+    slab_bytes: int
+    assembled: int
+    shared: int
+    restarts: int
+    condemned: int
+    seconds: dict[str, float]
+    report: dict[str, int]
+
+
+@dataclass
+class Memory:
+    """A whole frame in memory that somebody owns; `release` gives the memory back and makes `view` invalid."""
+
+    view: memoryview
+    assembled: Assembled
+    release: Callable[[], None]
+
+
+@dataclass
+class _Assembly:
+    """A frame that is being made or is in use, by `users` leases and waiters."""
+
+    task: asyncio.Task[Memory]
+    users: int = 0
+
+
+class FrameLease:
+    """A read-only view of a frame that stays valid until `release` (or the end of a `with` block)."""
+
+    def __init__(self, memory: Memory, release: Callable[[], None]) -> None:
+        self._memory, self._release = memory, release
+        self._open = True
+
+    @property
+    def view(self) -> memoryview:
+        """The frame's bytes, uint8 [nbytes]; do not keep slices of it beyond the lease."""
+        return self._memory.view
+
+    @property
+    def assembled(self) -> Assembled:
+        """What the assembler says of the frame: statuses, seconds by stage, the contract's report."""
+        return self._memory.assembled
+
+    def release(self) -> None:
+        """Give the memory back; calling it again does nothing."""
+        if self._open:
+            self._open = False
+            self._release()
+
+    def __enter__(self) -> FrameLease:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+        self.release()
+
+
+@dataclass
+class _Sums:
+    assembled: int = 0
+    shared: int = 0
+    seconds: Counter[str] = field(default_factory=Counter)
+    report: Counter[str] = field(default_factory=Counter)
+
+
+class Engine(ABC):
+    """Makes frames. Everything runs on the event loop that first uses it.
+
+    Equal coordinates that overlap in time share one assembly. A waiter that is cancelled disturbs neither the assembly
+    nor the other waiters. Failures are not kept: the next one who asks begins anew.
+    """
+
+    def __init__(self) -> None:
+        self._assemblies: dict[tuple[str, Coordinate], _Assembly] = {}
+        self._sums = _Sums()
+        self._closed = False
+
+    async def start(self) -> None:  # noqa: B027 # an engine without workers has nothing to prepare
+        """Begin to prepare workers; frames may be asked for at once."""
+
+    async def frame(self, dataset: Dataset, at: Coordinate) -> FrameLease:
+        """Assemble a micro-batch, or join those who wait for it.
+
+        Raises:
+            RequestError: the dataset has no such coordinate.
+            DataChangedError, ContractError: the frame must not be made.
+            TemporaryError: it could not be made now (storage, a lost worker, the engine closing).
+        """
+        if self._closed:
+            raise TemporaryError("the engine is closing: ask again, or ask another server")
+        key = (dataset.fingerprint, at)
+        assembly = self._assemblies.get(key)
+        if assembly is None:
+            assembly = self._assemblies[key] = _Assembly(asyncio.create_task(self._make(dataset, at)))
+            assembly.task.add_done_callback(lambda task: self._settle(key, task))
+        else:
+            self._sums.shared += 1
+        assembly.users += 1
+        try:
+            memory = await asyncio.shield(assembly.task)
+        except BaseException:
+            self._leave(key, assembly)
+            raise
+        return FrameLease(memory, lambda: self._leave(key, assembly))
+
+    def statistics(self) -> EngineStatistics:
+        """A snapshot of what the engine holds and has done."""
+        leased = sum(assembly.users for assembly in self._assemblies.values())
+        return EngineStatistics(
+            workers=0,
+            busy=0,
+            queued=0,
+            leased=leased,
+            slab_bytes=0,
+            assembled=self._sums.assembled,
+            shared=self._sums.shared,
+            restarts=0,
+            condemned=0,
+            seconds=dict(self._sums.seconds),
+            report=dict(self._sums.report),
+        )
+
+    async def aclose(self) -> None:
+        """Stop working; assemblies under way end with TemporaryError or are thrown away."""
+        self._closed = True
+        for assembly in self._assemblies.values():
+            assembly.task.cancel()
+        await asyncio.gather(*(a.task for a in self._assemblies.values()), return_exceptions=True)
+
+    async def _make(self, dataset: Dataset, at: Coordinate) -> Memory:
+        job = await asyncio.to_thread(dataset.job, *at)
+        memory = await self._assemble(dataset, job)
+        self._sums.assembled += 1
+        self._sums.seconds.update(memory.assembled.seconds)
+        self._sums.report.update(memory.assembled.counts)
+        return memory
+
+    @abstractmethod
+    async def _assemble(self, dataset: Dataset, job: Job) -> Memory:
+        """Make one frame in memory of its own."""
+
+    def _settle(self, key: tuple[str, Coordinate], task: asyncio.Task[Memory]) -> None:
+        failed = task.cancelled() or task.exception() is not None
+        assembly = self._assemblies[key]
+        if failed:
+            del self._assemblies[key]
+        elif assembly.users == 0:
+            self._forget(key, assembly)
+
+    def _leave(self, key: tuple[str, Coordinate], assembly: _Assembly) -> None:
+        assembly.users -= 1
+        if assembly.users == 0 and self._assemblies.get(key) is assembly and assembly.task.done():
+            self._forget(key, assembly)
+
+    def _forget(self, key: tuple[str, Coordinate], assembly: _Assembly) -> None:
+        del self._assemblies[key]
+        assembly.task.result().release()

@@ -1,0 +1,95 @@
+"""Anonymous shared memory: memfd slabs that a worker writes a frame into and the server sends it from.
+
+A memfd has no name, so nothing outlives the processes that hold it, however they die.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+CONTROL_BYTES = 64
+"""Head of a slab, written by the worker while it works: which row it is at. The frame's memory begins behind it."""
+
+GRANULARITY = 1 << 20
+MAX_SLACK = 4
+"""A free slab is used for a frame down to a quarter of its size; untouched pages of it cost nothing."""
+
+
+@dataclass(eq=False)
+class Slab:
+    """`nbytes` of shared memory. `memory` begins behind the control bytes."""
+
+    number: int
+    fd: int
+    map: mmap.mmap
+    nbytes: int
+
+    @property
+    def memory(self) -> memoryview:
+        """The part that a frame may fill."""
+        return memoryview(self.map)[CONTROL_BYTES:]
+
+    @property
+    def row(self) -> int:
+        """The row that the worker was at, -1 for none."""
+        return int.from_bytes(self.map[:8], "little") - 1
+
+    def reset(self) -> None:
+        """Forget the row of an earlier job."""
+        self.map[:8] = bytes(8)
+
+
+class SlabPool:
+    """Hands out slabs and keeps up to `keep_bytes` of free ones for the next frames of like size.
+
+    `on_drop` hears the number of every slab that is let go, so that workers can unmap it.
+    """
+
+    def __init__(self, keep_bytes: int, on_drop: Callable[[int], None]) -> None:
+        self._keep_bytes, self._on_drop = keep_bytes, on_drop
+        self._free: list[Slab] = []
+        self._made = 0
+        self.nbytes = 0
+
+    def take(self, frame_bytes: int) -> Slab:
+        """A slab with room for a frame of `frame_bytes`."""
+        need = -(-(frame_bytes + CONTROL_BYTES) // GRANULARITY) * GRANULARITY
+        fitting = [slab for slab in self._free if need <= slab.nbytes <= need * MAX_SLACK]
+        if not fitting:
+            return self._make(need)
+        slab = min(fitting, key=lambda slab: slab.nbytes)
+        self._free.remove(slab)
+        slab.reset()
+        return slab
+
+    def give(self, slab: Slab) -> None:
+        """Take a slab back; no view of its memory may be in use any more."""
+        self._free.append(slab)
+        while sum(slab.nbytes for slab in self._free) > self._keep_bytes:
+            self._drop(self._free.pop(0))
+
+    def close(self) -> None:
+        """Let go of all free slabs."""
+        while self._free:
+            self._drop(self._free.pop())
+
+    def _make(self, nbytes: int) -> Slab:
+        fd = os.memfd_create("owl-stream-frame", os.MFD_CLOEXEC)
+        try:
+            os.ftruncate(fd, nbytes)
+            slab = Slab(self._made, fd, mmap.mmap(fd, nbytes), nbytes)
+        except BaseException:
+            os.close(fd)
+            raise
+        self._made += 1
+        self.nbytes += nbytes
+        return slab
+
+    def _drop(self, slab: Slab) -> None:
+        self._on_drop(slab.number)
+        self.nbytes -= slab.nbytes
+        slab.map.close()
+        os.close(slab.fd)

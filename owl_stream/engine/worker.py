@@ -1,0 +1,94 @@
+"""An assembly worker: `python -m owl_stream.engine.worker FD`. Started by the engine, dies with it.
+
+It reads work from the socket FD, writes frames into the slabs it is handed, and answers. It has no state that matters.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import mmap
+import os
+import pickle
+import signal
+import socket
+import sys
+from collections.abc import Callable
+
+from owl_stream.assemble import Assembler, Job
+from owl_stream.engine.channel import Done, Open, Work, receive_blocking, send_blocking
+from owl_stream.engine.slabs import CONTROL_BYTES
+from owl_stream.errors import OwlStreamError, WorkerError
+
+_PR_SET_PDEATHSIG = 1
+
+
+class Worker:
+    """Serves one socket until it closes. `sample_cpu_s` is the CPU time that one sample may cost."""
+
+    def __init__(self, sock: socket.socket, sample_cpu_s: int) -> None:
+        self._sock, self._sample_cpu_s = sock, sample_cpu_s
+        self._assemblers: dict[str, Assembler] = {}
+        self._maps: dict[int, mmap.mmap] = {}
+
+    def run(self) -> None:
+        """Answer messages until the server is gone."""
+        while True:
+            try:
+                message, fd = receive_blocking(self._sock)
+            except EOFError:
+                return
+            send_blocking(self._sock, self._answer(message, fd))
+
+    def _answer(self, message: Open | Work, fd: int | None) -> Done:
+        try:
+            if isinstance(message, Open):
+                factory: Callable[[], Assembler] = pickle.loads(message.factory)
+                self._assemblers[message.fingerprint] = factory()
+                return Done(None)
+            return self._work(message, fd)
+        except OwlStreamError as exc:
+            return Done(None, exc)
+        except Exception as exc:
+            return Done(None, WorkerError(f"assembly failed unexpectedly: {type(exc).__name__}: {exc}"))
+
+    def _work(self, work: Work, fd: int | None) -> Done:
+        for number in work.forget:
+            if number in self._maps:
+                self._maps.pop(number).close()
+        if fd is not None:
+            self._maps[work.slab] = mmap.mmap(fd, work.slab_nbytes)
+            os.close(fd)
+        slab = self._maps[work.slab]
+
+        def progress(row: int) -> None:
+            slab[:8] = (row + 1).to_bytes(8, "little")
+
+        with memoryview(slab) as whole, whole[CONTROL_BYTES:] as memory:
+            assembled = self._assemblers[work.fingerprint].assemble(
+                Job.from_bytes(work.job), memory, progress, sample_cpu_s=self._sample_cpu_s
+            )
+        return Done(assembled)
+
+
+def die_with_parent(parent: int) -> None:
+    """Ask the kernel to kill this process when its parent dies, and go at once if that has happened already."""
+    with contextlib.suppress(OSError, AttributeError):  # Linux only; elsewhere the closed socket tells
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        raise SystemExit(0)
+
+
+def main() -> None:
+    """Entry point: arguments are the socket's descriptor, the parent's pid and the CPU seconds for one sample."""
+    fd, parent, sample_cpu_s = (int(argument) for argument in sys.argv[1:4])
+    die_with_parent(parent)
+    # Ctrl-C and a service manager signal the whole group: the server alone decides when workers stop.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    with socket.socket(fileno=fd) as sock:
+        Worker(sock, sample_cpu_s).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,186 @@
+"""Workers die, hang and are killed for real; the frames stay the same."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from owl_stream.assemble import AssemblerFactory, Dataset
+from owl_stream.engine import Coordinate, InlineEngine, ProcessEngine
+from owl_stream.engine.slabs import SlabPool
+from owl_stream.errors import ReadError, WorkerError
+from owl_stream.wire import BatchHeader, parse_frames
+from tests.engine.conftest import open_small, running
+from tests.engine.faulty import FaultyFactory
+from tests.support.datasets import small_dataset
+
+AT = Coordinate(0, 0, 0, 0, 1, 4)
+
+
+@pytest.fixture
+def harmed(tmp_path: Path) -> Iterator[Dataset]:
+    """A dataset of one's own, whose assembler a test may replace."""
+    dataset = open_small(small_dataset(tmp_path / "data"))
+    yield dataset
+    dataset.close()
+
+
+def harm(dataset: Dataset, fault: str, once: Path | None = None) -> int:
+    """Make the dataset's assembler misbehave at the first row of the first step; returns that row's digest."""
+    row = dataset.job(*AT).rows[0]
+    assert row is not None
+    assert isinstance(dataset.assembler_factory, AssemblerFactory)
+    dataset.assembler_factory = FaultyFactory(dataset.assembler_factory, row.digest, fault, once)  # type: ignore[assignment] # stands in for it
+    return row.digest
+
+
+async def undisturbed(dataset: Dataset) -> bytes:
+    """The frame at AT from an engine that nothing happens to."""
+    async with running(InlineEngine()) as engine:
+        with await engine.frame(dataset, AT) as lease:
+            return bytes(lease.view)
+
+
+def test_fault_4_a_killed_worker_is_replaced_and_the_frame_is_the_same(harmed: Dataset, tmp_path: Path) -> None:
+    """SIGKILL in the middle of a batch costs a restart; nothing is blamed, no byte differs."""
+
+    async def run() -> None:
+        expected = await undisturbed(harmed)
+        harm(harmed, "SIGKILL", once=tmp_path / "killed")
+        async with running(ProcessEngine(1)) as engine:
+            with await engine.frame(harmed, AT) as lease:
+                assert bytes(lease.view) == expected
+            statistics = engine.statistics()
+            assert (statistics.restarts, statistics.condemned) == (1, 0)
+        assert (tmp_path / "killed").exists()
+
+    asyncio.run(run())
+
+
+def test_an_idle_worker_that_was_killed_is_replaced(dataset: Dataset) -> None:
+    """Workers killed between two frames are noticed at the next one."""
+
+    async def run() -> None:
+        async with running(ProcessEngine(2)) as engine:
+            with await engine.frame(dataset, AT) as lease:
+                expected = bytes(lease.view)
+            for pid in engine.processes:
+                os.kill(pid, signal.SIGKILL)
+            with await engine.frame(dataset, AT) as lease:
+                assert bytes(lease.view) == expected
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(("fault", "reason"), [("SIGSEGV", "SIGSEGV"), ("spin", "CPU-time")])
+def test_fault_62_only_the_sample_that_harms_its_decoder_is_masked(harmed: Dataset, fault: str, reason: str) -> None:
+    """A decoder that crashes, or runs away, twice costs that one row; its neighbours in the batch stay as they were."""
+
+    async def run() -> None:
+        (whole,) = parse_frames(await undisturbed(harmed))
+        harm(harmed, fault)
+        async with running(ProcessEngine(1, sample_cpu_s=1)) as engine:
+            with await engine.frame(harmed, AT) as lease:
+                (frame,) = parse_frames(bytes(lease.view))
+            assert engine.statistics().condemned == 1
+        assert isinstance(frame.header, BatchHeader)
+        assert isinstance(whole.header, BatchHeader)
+        assert [row.status for row in frame.header.rows] == ["masked", "ok", "ok", "ok"]
+        assert reason in frame.header.rows[0].reason
+        assert frame.header.rows[1:] == whole.header.rows[1:]
+        assert [(t.name, t.shape) for t in frame.header.tensors] == [(t.name, t.shape) for t in whole.header.tensors]
+
+    asyncio.run(run())
+
+
+def test_a_crash_that_does_not_come_again_blames_nobody(harmed: Dataset, tmp_path: Path) -> None:
+    """One crash alone is not the sample's fault: tried alone in a fresh worker it is good, so its row is."""
+
+    async def run() -> None:
+        expected = await undisturbed(harmed)
+        harm(harmed, "SIGSEGV", once=tmp_path / "crashed")
+        async with running(ProcessEngine(1)) as engine:
+            with await engine.frame(harmed, AT) as lease:
+                assert bytes(lease.view) == expected
+            assert engine.statistics().condemned == 0
+
+    asyncio.run(run())
+
+
+def test_fault_55_a_stall_is_a_retryable_error_and_masks_nothing(harmed: Dataset, tmp_path: Path) -> None:
+    """A worker that waits past the deadline is killed; the same frame succeeds when asked for again."""
+
+    async def run() -> None:
+        expected = await undisturbed(harmed)
+        harm(harmed, "stall", once=tmp_path / "stalled")
+        async with running(ProcessEngine(1, job_timeout_s=3)) as engine:
+            with pytest.raises(ReadError, match="storage seems to stall"):
+                await engine.frame(harmed, AT)
+            with await engine.frame(harmed, AT) as lease:
+                assert bytes(lease.view) == expected
+
+    asyncio.run(run())
+
+
+def test_workers_that_keep_being_killed_end_in_a_retryable_error(harmed: Dataset) -> None:
+    """SIGKILL again and again (the kernel's memory killer) masks nothing and does not loop forever."""
+
+    async def run() -> None:
+        harm(harmed, "SIGKILL")
+        async with running(ProcessEngine(1)) as engine:
+            with pytest.raises(WorkerError, match="memory killer"):
+                await engine.frame(harmed, AT)
+            assert engine.statistics().condemned == 0
+
+    asyncio.run(run())
+
+
+def test_workers_die_with_their_server(tmp_path: Path) -> None:
+    """After SIGKILL of the process that owns an engine, none of its workers lives on."""
+    code = """
+        import asyncio, sys
+        from owl_stream.engine import ProcessEngine
+        async def main():
+            engine = ProcessEngine(2)
+            await engine.start()
+            print(*engine.processes, flush=True)
+            await asyncio.sleep(3600)
+        asyncio.run(main())
+    """
+    with subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        pidfds = [os.pidfd_open(int(pid)) for pid in parent.stdout.readline().split()]
+        parent.kill()
+    for pidfd in pidfds:
+        # A pidfd becomes readable when its process ends; the test's own deadline bounds the wait.
+        asyncio.run(_ended(pidfd))
+        os.close(pidfd)
+
+
+async def _ended(pidfd: int) -> None:
+    ended = asyncio.Event()
+    asyncio.get_running_loop().add_reader(pidfd, ended.set)
+    await asyncio.wait_for(ended.wait(), 30)
+
+
+def test_slabs_are_reused_and_bounded() -> None:
+    """A given-back slab serves the next frame of like size; beyond the bound the oldest is let go and reported."""
+    dropped: list[int] = []
+    pool = SlabPool(keep_bytes=3 << 20, on_drop=dropped.append)
+    first = pool.take(100)
+    pool.give(first)
+    assert pool.take(200) is first
+    large = pool.take(5 << 20)
+    pool.give(first)
+    pool.give(large)
+    assert dropped == [first.number, large.number]
+    assert pool.nbytes == 0
+    pool.close()
