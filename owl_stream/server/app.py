@@ -1,0 +1,96 @@
+"""Puts the parts together: catalogue, engine, streams and routes, opened and closed in order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+from fastapi import FastAPI
+
+from owl_stream import __version__
+from owl_stream.config import Config
+from owl_stream.engine import Engine, InlineEngine, ProcessEngine
+from owl_stream.engine.processes import usable_cores
+from owl_stream.errors import OwlStreamError
+from owl_stream.server import health, refusals, routes
+from owl_stream.server.catalogue import Catalogue
+from owl_stream.server.metrics import Metrics
+from owl_stream.server.state import ServerState
+from owl_stream.server.streams import Streams
+
+log = logging.getLogger("owl_stream.server")
+
+
+def create_app(
+    config: Config,
+    *,
+    index_dir: Path | None = None,
+    on_failure: Callable[[OwlStreamError], None] = lambda error: None,
+    on_ready: Callable[[], None] = lambda: None,
+) -> FastAPI:
+    """The ASGI app for a configuration.
+
+    Datasets are opened in the background once the app starts: it answers at once, and says how far it is. `on_failure`
+    hears why a dataset could not be opened, `on_ready` that all of them were.
+    """
+    state = ServerState(
+        config=config,
+        catalogue=Catalogue(config, index_dir, processes=usable_cores()),
+        engine=_make_engine(config),
+        streams=Streams(config.server.max_streams),
+    )
+    app = FastAPI(
+        title="owl-stream",
+        version=__version__,
+        description="Batches that are right, streamed to trainers. The stream's format is described in docs/wire.md.",
+        lifespan=_lifespan(state, on_failure, on_ready),
+    )
+    app.state.server = state
+    app.state.metrics = Metrics(state)
+    refusals.install(app)
+    app.include_router(health.router)
+    app.include_router(routes.router)
+    return app
+
+
+def _make_engine(config: Config) -> Engine:
+    if config.server.workers == 0:
+        return InlineEngine()
+    return ProcessEngine(
+        config.server.workers, job_timeout_s=config.server.job_timeout_s, sample_cpu_s=config.server.sample_cpu_s
+    )
+
+
+def _lifespan(
+    state: ServerState, on_failure: Callable[[OwlStreamError], None], on_ready: Callable[[], None]
+) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            stack.callback(state.catalogue.close)
+            stack.push_async_callback(state.engine.aclose)
+            opening = asyncio.create_task(_open(state, on_failure, on_ready))
+            stack.push_async_callback(_give_up, state, opening)
+            yield
+
+    return lifespan
+
+
+async def _open(state: ServerState, on_failure: Callable[[OwlStreamError], None], on_ready: Callable[[], None]) -> None:
+    try:
+        await asyncio.to_thread(state.catalogue.open_all)
+        # Workers start when there is work for them: an index that cannot be built needs none.
+        await state.engine.start()
+    except OwlStreamError as exc:
+        log.error("%s", exc)
+        on_failure(exc)
+    else:
+        on_ready()
+
+
+async def _give_up(state: ServerState, opening: asyncio.Task[None]) -> None:
+    state.catalogue.stop()
+    await asyncio.gather(opening, return_exceptions=True)

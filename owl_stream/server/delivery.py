@@ -1,0 +1,272 @@
+"""One stream's delivery: assemble ahead within a budget, send in order, say when nothing comes, stop when told."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, MutableMapping
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from owl_stream import __version__
+from owl_stream.assemble import Dataset
+from owl_stream.config import ServerConfig
+from owl_stream.engine import Coordinate, Engine, FrameLease
+from owl_stream.errors import DrainingError, OwlStreamError, TemporaryError
+from owl_stream.server.streams import StreamRecord, Streams
+from owl_stream.wire import (
+    MEDIA_TYPE,
+    PROTOCOL_VERSION,
+    Cursor,
+    End,
+    ErrorInfo,
+    Header,
+    Heartbeat,
+    Hello,
+    Stats,
+    pack_frame,
+)
+
+log = logging.getLogger("owl_stream.server")
+
+CHUNK_BYTES = 1 << 20
+"""What is handed to the transport at a time. It copies, so a slab may be reused as soon as the last chunk is taken."""
+
+STATS_EVERY_S = 5.0
+MAX_AHEAD = 16
+"""Frames assembled ahead of a reader, whatever the byte budget allows."""
+
+ABORT = "owl_stream.abort"
+"""Scope extension under which our protocol offers to drop the connection without waiting for its buffer."""
+
+STREAM_HEADERS = {"Cache-Control": "no-store, no-transform", "X-Accel-Buffering": "no"}
+
+
+@dataclass(frozen=True)
+class Journey:
+    """What a stream was asked for: from `cursor`, every `stride`-th micro-batch, to the end of `epochs` epochs."""
+
+    dataset: Dataset
+    rank: int
+    world_size: int
+    micro_batch_size: int
+    micros: int
+    cursor: Cursor
+    epochs: int
+    stride: int
+
+    def coordinates(self) -> Iterator[Coordinate]:
+        """Every micro-batch of the journey, in order."""
+        cursor, steps = self.cursor, self.dataset.steps_per_epoch
+        while cursor.epoch < self.cursor.epoch + self.epochs:
+            yield Coordinate(*cursor, self.rank, self.world_size, self.micro_batch_size)
+            cursor = cursor.after(steps, self.micros, self.stride)
+
+    def hello(self) -> Hello:
+        """The first frame."""
+        return Hello(
+            protocol=PROTOCOL_VERSION,
+            server=f"owl-stream/{__version__}",
+            dataset=self.dataset.name,
+            layout=self.dataset.layout,
+            fingerprint=self.dataset.fingerprint,
+            components=self.dataset.components,
+            assembly=self.dataset.assembly,
+            cursor=self.cursor,
+            rank=self.rank,
+            world_size=self.world_size,
+            micro_batch_size=self.micro_batch_size,
+            micros_per_step=self.micros,
+            steps_per_epoch=self.dataset.steps_per_epoch,
+            schema=self.dataset.schema,
+        )
+
+    def end(self) -> End:
+        """The last frame of a journey that was completed."""
+        return End(Cursor(self.cursor.epoch + self.epochs, 0, 0), True, self.dataset.totals)
+
+
+class IdleReaderError(Exception):
+    """The reader took nothing for the idle timeout."""
+
+
+class Window:
+    """Frames on their way to one reader, in order: as many as fit the byte budget, at least one."""
+
+    def __init__(self, engine: Engine, journey: Journey, prefetch_bytes: int) -> None:
+        self._engine, self._dataset, self._prefetch_bytes = engine, journey.dataset, prefetch_bytes
+        self._coordinates = journey.coordinates()
+        self._tasks: deque[asyncio.Task[FrameLease]] = deque()
+        self._largest = 0
+        self._exhausted = False
+
+    def fill(self) -> None:
+        """Ask the engine for as many frames as the budget allows; the largest one seen stands for those to come."""
+        ahead = min(MAX_AHEAD, self._prefetch_bytes // self._largest) if self._largest else 2
+        while not self._exhausted and len(self._tasks) < max(1, ahead):
+            at = next(self._coordinates, None)
+            if at is None:
+                self._exhausted = True
+            else:
+                self._tasks.append(asyncio.create_task(self._engine.frame(self._dataset, at)))
+
+    @property
+    def next(self) -> asyncio.Task[FrameLease] | None:
+        """The frame that is to be sent next; None at the end of the journey."""
+        return self._tasks[0] if self._tasks else None
+
+    def take(self) -> FrameLease:
+        """Remove the next frame, which must be done. Raises what its assembly raised."""
+        lease = self._tasks.popleft().result()
+        self._largest = max(self._largest, lease.view.nbytes)
+        return lease
+
+    async def aclose(self) -> None:
+        """Give everything back."""
+        for task in self._tasks:
+            task.cancel()
+        for outcome in await asyncio.gather(*self._tasks, return_exceptions=True):
+            if isinstance(outcome, FrameLease):
+                outcome.release()
+        self._tasks.clear()
+
+
+class Delivery(Response):
+    """The response of a stream. Holds a place among the streams for as long as it runs."""
+
+    def __init__(
+        self, journey: Journey, engine: Engine, streams: Streams, settings: ServerConfig, draining: asyncio.Event
+    ) -> None:
+        super().__init__(media_type=MEDIA_TYPE, headers=STREAM_HEADERS)
+        del self.headers["content-length"]
+        self._journey, self._engine, self._streams = journey, engine, streams
+        self._settings, self._draining = settings, draining
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Deliver until the journey ends, the reader goes, stops reading, or the server drains."""
+        first = next(self._journey.coordinates())
+        with self._streams.admit(self._journey.dataset.name, first) as record:
+            deliver = asyncio.create_task(self._deliver(send, record))
+            gone = asyncio.create_task(_disconnected(receive))
+            try:
+                await asyncio.wait({deliver, gone}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for task in (deliver, gone):
+                    task.cancel()
+                outcome, _ = await asyncio.gather(deliver, gone, return_exceptions=True)
+            if isinstance(outcome, IdleReaderError):
+                log.warning("stream %d: the reader took nothing for %g s", record.number, self._settings.idle_timeout_s)
+                _abort(scope)
+            elif isinstance(outcome, Exception):
+                raise outcome
+
+    async def _deliver(self, send: Send, record: StreamRecord) -> None:
+        write = _Writer(send, record, self._settings.idle_timeout_s)
+        await write.begin(self.status_code, self.raw_headers)
+        window = Window(self._engine, self._journey, self._settings.prefetch_bytes)
+        stop = asyncio.create_task(self._draining.wait())
+        try:
+            await write.header(self._journey.hello())
+            async for frame in self._frames(window, stop, write, record):
+                record.at = frame.at
+                with frame.lease as lease:
+                    await write.body(lease.view)
+                record.batches += 1
+                self._streams.sums["batches"] += 1
+                self._streams.sums["bytes"] += lease.assembled.nbytes
+            await write.header(self._journey.end())
+        except OwlStreamError as exc:
+            log.info("stream %d ends with %s: %s", record.number, exc.code, exc)
+            await write.header(ErrorInfo(exc.code, str(exc), exc.retryable))
+        finally:
+            stop.cancel()
+            await window.aclose()
+        await write.end()
+
+    async def _frames(
+        self, window: Window, stop: asyncio.Task[bool], write: _Writer, record: StreamRecord
+    ) -> AsyncIterator[_Placed]:
+        coordinates, told = self._journey.coordinates(), time.monotonic()
+        window.fill()
+        while (task := window.next) is not None:
+            waited = time.monotonic()
+            while not task.done() and not stop.done():
+                await asyncio.wait({task, stop}, timeout=self._settings.heartbeat_s, return_when="FIRST_COMPLETED")
+                if not task.done() and not stop.done():
+                    await write.header(Heartbeat())
+            record.assembly_wait_s += time.monotonic() - waited
+            if stop.done():
+                raise DrainingError("the server is stopping: connect again, or to another server")
+            placed = _Placed(next(coordinates), window.take())
+            window.fill()
+            yield placed
+            if time.monotonic() - told > STATS_EVERY_S:
+                told = time.monotonic()
+                await write.header(self._stats(record))
+
+    def _stats(self, record: StreamRecord) -> Stats:
+        engine = self._engine.statistics()
+        return Stats(
+            {
+                "assembly_wait_s": record.assembly_wait_s,
+                "reader_wait_s": record.reader_wait_s,
+                "queued": engine.queued,
+                "busy": engine.busy,
+                "workers": engine.workers,
+                **{f"{stage}_s": seconds for stage, seconds in engine.seconds.items()},
+            }
+        )
+
+
+@dataclass(frozen=True)
+class _Placed:
+    at: Coordinate
+    lease: FrameLease
+
+
+class _Writer:
+    """Writes a response, each piece within the idle timeout."""
+
+    def __init__(self, send: Send, record: StreamRecord, idle_timeout_s: float) -> None:
+        self._send, self._record, self._idle_timeout_s = send, record, idle_timeout_s
+
+    async def begin(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        await self._put({"type": "http.response.start", "status": status, "headers": headers})
+
+    async def header(self, header: Header) -> None:
+        await self.body(memoryview(pack_frame(header)))
+
+    async def body(self, data: memoryview) -> None:
+        began = time.monotonic()
+        for start in range(0, data.nbytes, CHUNK_BYTES):
+            chunk = data[start : start + CHUNK_BYTES]
+            await self._put({"type": "http.response.body", "body": chunk, "more_body": True})
+        self._record.nbytes += data.nbytes
+        self._record.reader_wait_s += time.monotonic() - began
+
+    async def end(self) -> None:
+        await self._put({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _put(self, message: MutableMapping[str, Any]) -> None:
+        try:
+            async with asyncio.timeout(self._idle_timeout_s):
+                await self._send(message)
+        except TimeoutError as exc:
+            raise IdleReaderError from exc
+
+
+async def _disconnected(receive: Callable[[], Awaitable[MutableMapping[str, Any]]]) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _abort(scope: Scope) -> None:
+    extension: Mapping[str, Callable[[], None]] | None = scope.get("extensions", {}).get(ABORT)
+    if extension is None:
+        raise TemporaryError("the reader took nothing, and this HTTP server offers no way to drop the connection")
+    extension["abort"]()

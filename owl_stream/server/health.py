@@ -1,0 +1,88 @@
+"""For orchestrators: is it alive, is it ready, how is it, and what has it counted."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Request, Response
+from pydantic import BaseModel
+
+from owl_stream import __version__
+from owl_stream.server.state import ServerState, server_state
+
+router = APIRouter(tags=["health"])
+
+State = Annotated[ServerState, Depends(server_state)]
+
+
+class DatasetHealth(BaseModel):
+    """How one dataset is. `progress` is the share of its bytes that are indexed."""
+
+    status: Literal["indexing", "ready", "failed"]
+    progress: float
+    fingerprint: str | None = None
+    samples: int | None = None
+    quarantined: int | None = None
+    error: str | None = None
+
+
+class Health(BaseModel):
+    """How the server is. `degraded`: batches cannot be assembled, now or of some dataset."""
+
+    status: Literal["ok", "indexing", "degraded"]
+    version: str
+    uptime_s: float
+    streams: int
+    datasets: dict[str, DatasetHealth]
+
+
+@router.get("/health", responses={503: {"model": Health, "description": "Batches cannot be assembled"}})
+async def health(state: State, response: Response) -> Health:
+    """Status, version, uptime and datasets; 503 only when batches cannot be assembled."""
+    entries = state.catalogue.entries
+    datasets = {
+        name: DatasetHealth(
+            status=entry.status,
+            progress=round(entry.progress, 4),
+            fingerprint=entry.dataset.fingerprint if entry.dataset else None,
+            samples=entry.dataset.samples if entry.dataset else None,
+            quarantined=entry.dataset.quarantined if entry.dataset else None,
+            error=str(entry.error) if entry.error else None,
+        )
+        for name, entry in entries.items()
+    }
+    status: Literal["ok", "indexing", "degraded"] = "ok"
+    if state.draining.is_set() or any(entry.status == "failed" for entry in entries.values()):
+        status, response.status_code = "degraded", 503
+    elif not state.catalogue.ready():
+        status = "indexing"
+    return Health(
+        status=status,
+        version=__version__,
+        uptime_s=round(time.monotonic() - state.began, 3),
+        streams=len(state.streams.open),
+        datasets=datasets,
+    )
+
+
+@router.get("/livez")
+async def livez() -> dict[str, str]:
+    """The event loop answers."""
+    return {"status": "ok"}
+
+
+@router.get("/readyz", responses={503: {"description": "Not every dataset is indexed, or the server is stopping"}})
+async def readyz(state: State, response: Response) -> dict[str, str]:
+    """Every dataset is indexed and the server is not stopping."""
+    if state.draining.is_set() or not state.catalogue.ready():
+        response.status_code = 503
+        return {"status": "draining" if state.draining.is_set() else "indexing"}
+    return {"status": "ok"}
+
+
+@router.get("/metrics", response_class=Response)
+async def metrics(request: Request) -> Any:
+    """Prometheus text format."""
+    text, media_type = request.app.state.metrics.render()
+    return Response(text, media_type=media_type)

@@ -1,0 +1,106 @@
+"""uvicorn's HTTP protocol with the limits that it lacks: size of a request's head and body, time to receive one."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from owl_stream.server.delivery import ABORT
+
+MAX_HEAD_BYTES = 32 << 10
+MAX_BODY_BYTES = 64 << 10
+"""No request of ours has a body; a small one is read and ignored."""
+
+
+class LimitedProtocol(HttpToolsProtocol):
+    """Refuses what would cost memory or a connection: 431, 413, 408, each followed by a close.
+
+    `request_timeout_s` is set on a subclass made for a server's settings; it spans from the first byte of a request (or
+    from the connection) to its last.
+    """
+
+    request_timeout_s = 10.0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn's own
+        """Begin to wait for a request."""
+        super().connection_made(transport)
+        self._received = 0
+        self._body_bytes = 0
+        self._in_body = False
+        self._deadline: asyncio.TimerHandle | None = None
+        self._expect_request()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop waiting."""
+        self._expect_nothing()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse, and refuse a head that has grown too large without being whole."""
+        self._received += len(data)
+        super().data_received(data)
+        if self._received > MAX_HEAD_BYTES and not self._in_body and self._deadline is not None:
+            self._refuse(431, f"request head: expected at most {MAX_HEAD_BYTES} bytes")
+
+    def on_message_begin(self) -> None:
+        """Start a new request's clock and offer the stream a way to drop the connection."""
+        super().on_message_begin()
+        self._received, self._in_body = 0, False
+        self.scope["extensions"] = {ABORT: {"abort": self.transport.abort}}
+        if self._deadline is None:
+            self._expect_request()
+
+    def on_headers_complete(self) -> None:
+        """The head is whole: what comes now is body."""
+        self._received, self._in_body = 0, True
+        self._body_bytes = 0
+        if len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > MAX_HEAD_BYTES:
+            self._refuse(431, f"request head: expected at most {MAX_HEAD_BYTES} bytes")
+            return
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Refuse a body that is too large."""
+        self._body_bytes += len(body)
+        if self._body_bytes > MAX_BODY_BYTES:
+            self._refuse(413, f"request body: expected at most {MAX_BODY_BYTES} bytes")
+        if not self.transport.is_closing():
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """The request is whole: the clock stops."""
+        self._expect_nothing()
+        self._received = 0
+        if not self.transport.is_closing():
+            super().on_message_complete()
+
+    def _expect_request(self) -> None:
+        self._expect_nothing()
+        self._deadline = self.loop.call_later(self.request_timeout_s, self._late)
+
+    def _expect_nothing(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _late(self) -> None:
+        self._refuse(408, f"expected a whole request within {self.request_timeout_s:g} s")
+
+    def _refuse(self, status: int, message: str) -> None:
+        self._expect_nothing()
+        if self.transport.is_closing():
+            return
+        reason = {408: b"Request Timeout", 413: b"Content Too Large", 431: b"Request Header Fields Too Large"}[status]
+        body = message.encode()
+        self.transport.write(
+            b"HTTP/1.1 %d %s\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\n"
+            b"connection: close\r\n\r\n%s" % (status, reason, len(body), body)
+        )
+        self.transport.close()
+
+
+def limited_protocol(request_timeout_s: float) -> type[Any]:
+    """The protocol class for a server's settings."""
+    return type("ServerProtocol", (LimitedProtocol,), {"request_timeout_s": request_timeout_s})

@@ -1,0 +1,183 @@
+"""The data routes: what datasets there are, what their plans hold, and the batches themselves."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import asdict
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query, Request, Response
+from pydantic import BaseModel
+
+from owl_stream.assemble import Dataset
+from owl_stream.engine import Coordinate
+from owl_stream.errors import DrainingError, ProtocolVersionError, RequestError, StateMismatchError
+from owl_stream.plan import check_cursor, check_deal
+from owl_stream.server.delivery import STREAM_HEADERS, Delivery, Journey
+from owl_stream.server.state import ServerState, server_state
+from owl_stream.wire import MEDIA_TYPE, PROTOCOL_VERSION, Cursor
+
+router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
+
+MAX_NUMBER = 2**53
+"""The largest whole number that every JSON reader keeps exact; no cursor comes near it."""
+
+State = Annotated[ServerState, Depends(server_state)]
+Number = Annotated[int, Query(ge=0, le=MAX_NUMBER)]
+Size = Annotated[int, Query(ge=1, le=1 << 20)]
+
+
+class Refusal(BaseModel):
+    """The body of every error: `{"error": {"code", "message", "retryable"}}`, with `differences` on 409."""
+
+    error: dict[str, Any]
+
+
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    404: {"model": Refusal, "description": "No such dataset; the message names those there are"},
+    422: {"model": Refusal, "description": "No such coordinate; the message names valid values"},
+    503: {"model": Refusal, "description": "Not now; Retry-After says when"},
+}
+
+
+@router.get("")
+async def list_datasets(state: State) -> dict[str, Any]:
+    """The datasets' names and states."""
+    return {"datasets": {name: {"status": entry.status} for name, entry in state.catalogue.entries.items()}}
+
+
+@router.get("/{name}", responses=REFUSALS)
+async def describe_dataset(
+    name: str, state: State, world_size: Size | None = None, micro_batch_size: Size | None = None
+) -> dict[str, Any]:
+    """Fingerprint, sizes and schema; with a world size also the micro-batches of a step and the heaviest of them."""
+    dataset = state.catalogue.get(name)
+    return await asyncio.to_thread(_describe, dataset, world_size, micro_batch_size)
+
+
+def _describe(dataset: Dataset, world_size: int | None, micro_batch_size: int | None) -> dict[str, Any]:
+    described = dataset.describe()
+    if world_size is not None:
+        size = _micro_batch_size(dataset, world_size, micro_batch_size)
+        described["micro_batch_size"] = size
+        described["micros_per_step"] = check_deal(dataset.global_batch_size, world_size, size)
+        described["heaviest"] = asdict(dataset.heaviest(world_size, size))
+    return described
+
+
+def _micro_batch_size(dataset: Dataset, world_size: int, asked: int | None) -> int:
+    """The micro-batch size that was asked for; by default a rank gets its share of a step at once."""
+    return asked or max(1, dataset.global_batch_size // world_size)
+
+
+@router.get(
+    "/{name}/stream",
+    responses={
+        **REFUSALS,
+        200: {"content": {MEDIA_TYPE: {}}, "description": "A sequence of frames, see docs/wire.md"},
+        409: {"model": Refusal, "description": "Another fingerprint; the differences are named"},
+        426: {"model": Refusal, "description": "Another protocol version"},
+        429: {"model": Refusal, "description": "Too many streams; Retry-After says when to ask again"},
+    },
+    response_class=Response,
+)
+async def stream(
+    name: str,
+    state: State,
+    rank: Number = 0,
+    world_size: Size = 1,
+    micro_batch_size: Size | None = None,
+    epoch: Number = 0,
+    step: Number = 0,
+    micro: Number = 0,
+    epochs: Annotated[int, Query(ge=1, le=1 << 20)] = 1,
+    stride: Size = 1,
+    fingerprint: Annotated[str, Query(max_length=128)] = "",
+    protocol: Number = PROTOCOL_VERSION,
+) -> Response:
+    """Batches from a cursor on, for one rank, until the end of `epochs` epochs."""
+    if protocol != PROTOCOL_VERSION:
+        raise ProtocolVersionError(
+            f"expected protocol {PROTOCOL_VERSION}, got {protocol}; install the client that belongs to this server"
+        )
+    dataset = state.catalogue.get(name)
+    _check_fingerprint(dataset, fingerprint)
+    size = _micro_batch_size(dataset, world_size, micro_batch_size)
+    micros = _check_place(dataset, rank, world_size, size)
+    cursor = Cursor(*check_cursor(dataset, epoch, step, micro, micros))
+    if stride > 1 and epochs > 1:
+        raise RequestError(f"stride {stride} with {epochs} epochs: readers that share an epoch ask for one at a time")
+    if state.draining.is_set():
+        raise DrainingError("the server is stopping: ask another one, or ask again")
+    state.streams.check()
+    journey = Journey(dataset, rank, world_size, size, micros, cursor, epochs, stride)
+    return Delivery(journey, state.engine, state.streams, state.config.server, state.draining)
+
+
+def _check_fingerprint(dataset: Dataset, asked: str) -> None:
+    if asked and asked != dataset.fingerprint:
+        raise StateMismatchError(
+            f"dataset {dataset.name!r}: expected fingerprint {asked}, this server has {dataset.fingerprint}; its data, "
+            f"recipe, seed or plan differ",
+            {"fingerprint": (asked, dataset.fingerprint)},
+        )
+
+
+def _check_place(dataset: Dataset, rank: int, world_size: int, micro_batch_size: int) -> int:
+    micros = check_deal(dataset.global_batch_size, world_size, micro_batch_size)
+    if rank >= world_size:
+        raise RequestError(f"rank {rank} of world size {world_size}: expected a rank from 0 to {world_size - 1}")
+    return micros
+
+
+@router.get(
+    "/{name}/batches/{epoch}/{step}/{micro}",
+    responses={**REFUSALS, 200: {"content": {MEDIA_TYPE: {}}, "description": "One frame"}},
+    response_class=Response,
+)
+async def batch(
+    name: str,
+    epoch: int,
+    step: int,
+    micro: int,
+    state: State,
+    rank: Number = 0,
+    world_size: Size = 1,
+    micro_batch_size: Size | None = None,
+) -> Response:
+    """One micro-batch: the same bytes as in a stream."""
+    dataset = state.catalogue.get(name)
+    size = _micro_batch_size(dataset, world_size, micro_batch_size)
+    at = Coordinate(epoch, step, micro, rank, world_size, size)
+    with await state.engine.frame(dataset, at) as lease:
+        return Response(bytes(lease.view), media_type=MEDIA_TYPE, headers=STREAM_HEADERS)
+
+
+@router.get("/{name}/plan", responses=REFUSALS)
+async def plan(
+    name: str, state: State, epoch: Number = 0, step: Number = 0, count: Annotated[int, Query(ge=1, le=100)] = 1
+) -> dict[str, Any]:
+    """Which samples are in which global steps, at what cost."""
+    dataset = state.catalogue.get(name)
+    return await asyncio.to_thread(_plan, dataset, epoch, step, count)
+
+
+def _plan(dataset: Dataset, epoch: int, step: int, count: int) -> dict[str, Any]:
+    last = min(step + count, dataset.steps_per_epoch)
+    if step >= last:
+        raise RequestError(f"step {step}: expected a step from 0 to {dataset.steps_per_epoch - 1}")
+    steps = [dataset.describe_step(epoch, number) for number in range(step, last)]
+    return {"fingerprint": dataset.fingerprint, "steps_per_epoch": dataset.steps_per_epoch, "steps": steps}
+
+
+@router.get("/{name}/quarantine", responses=REFUSALS)
+async def quarantine(
+    name: str, request: Request, state: State, offset: Number = 0, limit: Annotated[int, Query(ge=1, le=10_000)] = 1000
+) -> dict[str, Any]:
+    """Every sample that was found bad at indexing: shard, key, member, byte offset, reason."""
+    dataset = state.catalogue.get(name)
+    return await asyncio.to_thread(_quarantine, dataset, offset, limit)
+
+
+def _quarantine(dataset: Dataset, offset: int, limit: int) -> dict[str, Any]:
+    return {"quarantined": dataset.quarantined, "offset": offset, "samples": dataset.quarantine(offset, limit)}

@@ -1,0 +1,102 @@
+"""Running the app: bind first, say where, serve until a signal, let streams finish their frame, exit 0."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import signal
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+
+from owl_stream.config import Config
+from owl_stream.errors import ConfigError, OwlStreamError
+from owl_stream.server.app import create_app
+from owl_stream.server.protocol import limited_protocol
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, but a signal first drains the streams, and ending after a signal is a success."""
+
+    def __init__(self, config: uvicorn.Config, drain: asyncio.Event) -> None:
+        super().__init__(config)
+        self._drain = drain
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
+        await super().serve(sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._drain.set)
+        self.force_exit = self.should_exit and sig == signal.SIGINT
+        self.should_exit = True
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket.
+
+    Raises:
+        ConfigError: the address is in use, not ours, or not an address.
+    """
+    try:
+        family, kind, proto, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        sock = socket.socket(family, kind, proto)
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(address)
+            sock.listen(1024)
+        except BaseException:
+            sock.close()
+            raise
+    except (OSError, OverflowError) as exc:
+        reason = exc.strerror if isinstance(exc, OSError) else str(exc)
+        raise ConfigError(
+            f"cannot listen on {host} port {port}: {reason}; end what listens there, or choose another with --port"
+        ) from exc
+    return sock
+
+
+def serve(
+    config: Config,
+    *,
+    index_dir: Path | None = None,
+    log_level: str = "info",
+    on_listening: Callable[[str], None] = lambda url: None,
+    on_ready: Callable[[], None] = lambda: None,
+) -> None:
+    """Serve until SIGTERM or Ctrl-C. `on_listening` hears the URL, `on_ready` that every dataset can be served.
+
+    Raises:
+        OwlStreamError: the address cannot be had, or a dataset cannot be opened.
+    """
+    failures: list[OwlStreamError] = []
+
+    def fail(error: OwlStreamError) -> None:
+        failures.append(error)
+        server.should_exit = True
+
+    app = create_app(config, index_dir=index_dir, on_failure=fail, on_ready=on_ready)
+    settings = uvicorn.Config(
+        app,
+        loop="uvloop",
+        http=limited_protocol(config.server.request_timeout_s),
+        ws="none",
+        log_level=log_level,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=math.ceil(config.server.grace_s),
+    )
+    server = _Server(settings, app.state.server.draining)
+    with bind(config.server.host, config.server.port) as sock:
+        host, port = sock.getsockname()[:2]
+        on_listening(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
+        server.run(sockets=[sock])
+    if failures:
+        raise failures[0]
