@@ -1,0 +1,36 @@
+"""WebDataset tars: finds, strictly scans and reads them, and keeps what scanning has taught in an index.
+
+Never decodes pixels, never tokenises, never follows a link or runs a shell, never imports torch or webdataset.
+"""
+
+from owl_stream.shards.build import Progress, build_index
+from owl_stream.shards.cost import Cost, Costs, Measure, MeasureFactory, Pool, Spans
+from owl_stream.shards.index import Index
+from owl_stream.shards.quarantine import Quarantined
+from owl_stream.shards.record import IMAGE_MARKER, VIDEO_MARKER, Message, Record, read_record
+from owl_stream.shards.sample import Member, Sample, read_sample, read_span
+from owl_stream.shards.source import Shard, find_shards
+
+__all__ = [
+    "IMAGE_MARKER",
+    "VIDEO_MARKER",
+    "Cost",
+    "Costs",
+    "Index",
+    "Measure",
+    "MeasureFactory",
+    "Member",
+    "Message",
+    "Pool",
+    "Progress",
+    "Quarantined",
+    "Record",
+    "Sample",
+    "Shard",
+    "Spans",
+    "build_index",
+    "find_shards",
+    "read_record",
+    "read_sample",
+    "read_span",
+]

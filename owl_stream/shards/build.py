@@ -1,0 +1,233 @@
+"""Builds an index: reads what no table knows yet, in parallel, and puts the tables of all shards together.
+
+Processes are spawned, never forked (a fork would inherit a server's listening socket), and end with their parent.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import os
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from multiprocessing.connection import wait as wait_for_handle
+from pathlib import Path
+from typing import Any, Literal
+
+from owl_stream.errors import ConfigError, DataError, WorkerError
+from owl_stream.shards.columns import Summary, compose
+from owl_stream.shards.cost import Measure, MeasureFactory
+from owl_stream.shards.index import Index
+from owl_stream.shards.scan import scan_shard
+from owl_stream.shards.source import Shard
+from owl_stream.shards.tables import IndexPlace, load_tables, save_tables
+
+_POLL_S = 0.1
+
+_Cells = Any
+"""`list[int]` or a shared ctypes array of u64: both are indexed and sliced alike."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far indexing is. Bytes and shards that earlier runs have read do not count, in done or total."""
+
+    bytes_done: int
+    bytes_total: int
+    samples: int
+    shards_done: int
+    shards_total: int
+
+
+def build_index(
+    shards: Sequence[Shard],
+    measure: MeasureFactory,
+    recipe_digest: str,
+    index_dir: Path | None,
+    *,
+    processes: int,
+    on_bad_sample: Literal["mask", "fail"],
+    progress: Callable[[Progress], None] | None = None,
+) -> Index:
+    """The index of these shards under this recipe. Only shards without tables, or with stale ones, are read.
+
+    `processes` = 0 reads here, one shard after the other. `progress` is called from this thread, first with nothing
+    done and last with everything, only if anything is read; without processes once a shard.
+    The caller closes the index.
+
+    Raises:
+        ConfigError: no shards, or the index directory cannot be written or is full.
+        ShardError: a shard is missing or unreadable, or (`fail`) damaged.
+        SampleError: (`fail`) the first bad sample; the message counts the others.
+        DataError: not one sample is good; the message counts by reason.
+        DataChangedError: a shard changed meanwhile.
+        ReadError: storage failed. WorkerError: an indexing process died.
+    """
+    if not shards:
+        raise ConfigError("no shards to index; name at least one")
+    place = IndexPlace(index_dir)
+    known = [_summary(place, shard, recipe_digest) for shard in shards]
+    unknown = [shard for shard, summary in zip(shards, known, strict=True) if summary is None]
+    if unknown:
+        for shard in {place.directory(shard): shard for shard in unknown}.values():
+            place.prepare(shard)
+        _scan_all(unknown, _Indexing(measure, place, recipe_digest), processes, progress or _ignore)
+    summaries = [
+        _must(summary or _summary(place, shard, recipe_digest), shard)
+        for shard, summary in zip(shards, known, strict=True)
+    ]
+    index = Index(shards, compose(place, shards, summaries, recipe_digest))
+    try:
+        _judge(index, on_bad_sample)
+    except BaseException:
+        index.close()
+        raise
+    return index
+
+
+def _judge(index: Index, on_bad_sample: Literal["mask", "fail"]) -> None:
+    """Raise what makes the index useless, or what `fail` asks for."""
+    if index.samples and (on_bad_sample == "mask" or not index.quarantined):
+        return
+    reasons = Counter(finding.reason for finding in index.quarantine())
+    counts = ", ".join(f"{count} x {reason}" for reason, count in reasons.most_common())
+    if not index.samples:
+        raise DataError(f"not one good sample in {len(index.shards)} shards: {counts}")
+    first = next(index.quarantine())
+    told = f"{first.detail} (the first of {index.quarantined} findings: {counts}; on_bad_sample is `fail`)"
+    raise replace(first, detail=told).error()
+
+
+@dataclass(frozen=True)
+class _Indexing:
+    """What one process needs in order to index a shard; picklable."""
+
+    measure: MeasureFactory
+    place: IndexPlace
+    recipe_digest: str
+
+
+class _Stopped(Exception):  # noqa: N818 - asked for, not an error
+    """Another shard failed: the rest of this one would be read in vain."""
+
+
+class _Counters:
+    """Bytes and samples by shard, and whether to stop, in memory that all processes share."""
+
+    def __init__(self, cells: _Cells) -> None:
+        self._cells = cells
+
+    @staticmethod
+    def cells(shards: int) -> int:
+        return 1 + 2 * shards
+
+    def stop(self) -> None:
+        self._cells[0] = 1
+
+    def tick(self, number: int, nbytes: int, samples: int) -> None:
+        if self._cells[0]:
+            raise _Stopped
+        self._cells[1 + 2 * number], self._cells[2 + 2 * number] = nbytes, samples
+
+    def progress(self, shards: Sequence[Shard], shards_done: int) -> Progress:
+        cells = self._cells[1:]
+        total = sum(shard.size for shard in shards)
+        return Progress(sum(cells[::2]), total, sum(cells[1::2]), shards_done, len(shards))
+
+
+def _scan_all(
+    shards: Sequence[Shard], indexing: _Indexing, processes: int, progress: Callable[[Progress], None]
+) -> None:
+    if processes == 0:
+        counters = _Counters([0] * _Counters.cells(len(shards)))
+        measure = indexing.measure()
+        for number, shard in enumerate(shards):
+            progress(counters.progress(shards, number))
+            _index_shard(number, shard, measure, indexing, counters)
+        progress(counters.progress(shards, len(shards)))
+        return
+    context = multiprocessing.get_context("spawn")
+    cells = context.RawArray(ctypes.c_uint64, _Counters.cells(len(shards)))
+    counters = _Counters(cells)
+    workers = min(processes, len(shards))
+    pool = ProcessPoolExecutor(workers, context, _start, (indexing, cells))
+    try:
+        _feed(pool, workers, shards, counters, progress)
+    except BrokenProcessPool as exc:
+        raise WorkerError("an indexing process died: out of memory, or a crash in a decoder; index again") from exc
+    finally:
+        counters.stop()
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _feed(
+    pool: ProcessPoolExecutor,
+    workers: int,
+    shards: Sequence[Shard],
+    counters: _Counters,
+    progress: Callable[[Progress], None],
+) -> None:
+    # The longest shard first: it must not be the last one that everybody waits for.
+    waiting = deque(sorted(range(len(shards)), key=lambda number: -shards[number].size))
+    running: set[Future[None]] = set()
+    while waiting or running:
+        progress(counters.progress(shards, len(shards) - len(waiting) - len(running)))
+        while waiting and len(running) < 2 * workers:
+            number = waiting.popleft()
+            running.add(pool.submit(_work, number, shards[number]))
+        done, running = wait(running, timeout=_POLL_S, return_when=FIRST_COMPLETED)
+        for future in done:
+            future.result()
+    progress(counters.progress(shards, len(shards)))
+
+
+def _index_shard(number: int, shard: Shard, measure: Measure, indexing: _Indexing, counters: _Counters) -> None:
+    scan, cost = scan_shard(shard, measure, lambda nbytes, samples: counters.tick(number, nbytes, samples))
+    save_tables(indexing.place, shard, indexing.recipe_digest, scan, cost)
+
+
+class _Process:
+    """State of an indexing process: set once when it starts."""
+
+    indexing: _Indexing
+    counters: _Counters
+    measure: Measure | None = None
+
+
+def _start(indexing: _Indexing, cells: _Cells) -> None:
+    _Process.indexing, _Process.counters = indexing, _Counters(cells)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait_for_handle([parent.sentinel])
+        os._exit(1)
+
+
+def _work(number: int, shard: Shard) -> None:
+    # Made here and not in the initializer, so that its errors reach the caller as they are.
+    if _Process.measure is None:
+        _Process.measure = _Process.indexing.measure()
+    with suppress(_Stopped):
+        _index_shard(number, shard, _Process.measure, _Process.indexing, _Process.counters)
+
+
+def _summary(place: IndexPlace, shard: Shard, recipe_digest: str) -> Summary | None:
+    tables = load_tables(place, shard, recipe_digest)
+    return Summary.of(tables) if tables is not None else None
+
+
+def _must(summary: Summary | None, shard: Shard) -> Summary:
+    if summary is None:
+        raise WorkerError(f"shard {shard.name}: its index files vanished right after they were written; index again")
+    return summary
+
+
+def _ignore(_progress: Progress) -> None: ...

@@ -1,0 +1,279 @@
+"""The columns of a whole manifest in one file, so that planning reads a few bytes and holds none of them in memory.
+
+Layout, little endian: magic in 64 bytes; costs (COST), spans (SPAN), ids of the image pool, ids of the text pool (u32
+each), findings (one msgpack array each), a footer (msgpack), its length (u64), and an xxh3-64 of all that. 32 bytes a
+sample; with the 28 of its shard's tables that is 60. The name is a digest of the content, so a file is never changed.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from owl_stream.errors import ConfigError, DataChangedError, ReadError
+from owl_stream.shards.source import Shard
+from owl_stream.shards.tables import COST, SPAN, IndexPlace, Tables, load_tables, replaced, write_all
+
+MAX_SAMPLES = 1 << 32
+
+_MAGIC = b"OWLCOLS\x01"
+_START = 64
+_U64 = struct.Struct("<Q")
+_CHUNK = 1 << 22
+_FINDINGS_CHUNK = 1 << 16
+_RUN_ROWS = 1 << 14
+ID = np.dtype("<u4")
+"""A sample's number in the manifest."""
+
+_log = logging.getLogger("owl_stream.shards")
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What is remembered of one shard's tables."""
+
+    samples: int
+    images: int
+    findings: int
+    spans_digest: bytes
+    costs_digest: bytes
+    tables_digest: bytes
+
+    @classmethod
+    def of(cls, tables: Tables) -> Summary:
+        """Digests cover the good samples only, in order: what a plan and its batches depend on."""
+        good = tables.cost.measured
+        spans, costs = tables.scan.spans[good], tables.cost.costs[good]
+        content = np.empty(len(spans), dtype=[("digest", "<u8"), ("length", "<u4")])
+        content["digest"], content["length"] = spans["digest"], spans["length"]
+        return cls(
+            samples=len(spans),
+            images=int(np.count_nonzero(costs["crops"])),
+            findings=len(tables.scan.findings) + len(tables.cost.findings),
+            spans_digest=xxhash.xxh3_128_digest(content.tobytes()),
+            costs_digest=xxhash.xxh3_128_digest(costs.tobytes()),
+            tables_digest=tables.digest,
+        )
+
+
+@dataclass(frozen=True)
+class Footer:
+    """What the columns file says about itself; per shard one number each."""
+
+    manifest_digest: str
+    cost_digest: str
+    samples_by_shard: list[int]
+    images_by_shard: list[int]
+    findings: int
+    findings_bytes: int
+
+    @property
+    def samples(self) -> int:
+        """Good samples in all."""
+        return sum(self.samples_by_shard)
+
+    @property
+    def images(self) -> int:
+        """Those with crops."""
+        return sum(self.images_by_shard)
+
+
+@dataclass(frozen=True)
+class Regions:
+    """Where each column begins."""
+
+    costs: int
+    spans: int
+    image_ids: int
+    text_ids: int
+    findings: int
+
+    @classmethod
+    def of(cls, samples: int, images: int) -> Regions:
+        """Columns one behind the other."""
+        spans = _START + samples * COST.itemsize
+        image_ids = spans + samples * SPAN.itemsize
+        text_ids = image_ids + images * ID.itemsize
+        return cls(_START, spans, image_ids, text_ids, text_ids + (samples - images) * ID.itemsize)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """An open columns file that is whole. Whoever holds it closes `file`."""
+
+    file: int
+    footer: Footer
+    regions: Regions
+
+
+def compose(place: IndexPlace, shards: Sequence[Shard], summaries: Sequence[Summary], recipe_digest: str) -> Columns:
+    """Open the columns file of these shards, writing it if there is none that is whole. The caller owns the descriptor.
+
+    Raises:
+        ConfigError: the directory cannot be written or is full, or there are more than 2^32 samples.
+        DataChangedError: the tables changed since they were summarised.
+    """
+    if sum(summary.samples for summary in summaries) > MAX_SAMPLES:
+        raise ConfigError(f"one dataset may have {MAX_SAMPLES} samples; split it")
+    address = xxhash.xxh3_128_hexdigest(b"".join(summary.tables_digest for summary in summaries))
+    path = place.directory(shards[0]) / f"manifest.{address}.columns"
+    opened = _open(path)
+    if opened is None:
+        place.prepare(shards[0])
+        _write(path, place, shards, summaries, recipe_digest)
+        opened = _open(path)
+    if opened is None:
+        raise DataChangedError(f"index file {path} was damaged right after it was written; check that disk")
+    return opened
+
+
+def _write(
+    path: Path, place: IndexPlace, shards: Sequence[Shard], summaries: Sequence[Summary], recipe_digest: str
+) -> None:
+    footer = Footer(
+        manifest_digest=xxhash.xxh3_128_hexdigest(b"".join(summary.spans_digest for summary in summaries)),
+        cost_digest=xxhash.xxh3_128_hexdigest(b"".join(summary.costs_digest for summary in summaries)),
+        samples_by_shard=[summary.samples for summary in summaries],
+        images_by_shard=[summary.images for summary in summaries],
+        findings=sum(summary.findings for summary in summaries),
+        findings_bytes=0,
+    )
+    regions = Regions.of(footer.samples, footer.images)
+    with replaced(path) as file:
+        write_all(file, _MAGIC.ljust(_START, b"\0"), 0)
+        end = _write_columns(file, regions, _loaded(place, shards, summaries, recipe_digest))
+        packed = _pack(asdict(replace(footer, findings_bytes=end - regions.findings)))
+        end = write_all(file, packed + _U64.pack(len(packed)), end)
+        write_all(file, _U64.pack(_checksum(file, end)), end)
+
+
+def _write_columns(file: int, regions: Regions, tables: Iterator[Tables]) -> int:
+    costs_at, spans_at, images_at, texts_at = regions.costs, regions.spans, regions.image_ids, regions.text_ids
+    findings_at, first = regions.findings, 0
+    for number, table in enumerate(tables):
+        good = table.cost.measured
+        costs, spans = table.cost.costs[good], table.scan.spans[good]
+        has_crops = costs["crops"] > 0
+        ids = np.arange(first, first + len(costs), dtype=np.int64)
+        costs_at = write_all(file, costs.tobytes(), costs_at)
+        spans_at = write_all(file, spans.tobytes(), spans_at)
+        images_at = write_all(file, ids[has_crops].astype(ID).tobytes(), images_at)
+        texts_at = write_all(file, ids[~has_crops].astype(ID).tobytes(), texts_at)
+        found = sorted([*table.scan.findings, *table.cost.findings], key=lambda finding: finding.offset)
+        notes = [(number, note.key, note.member, note.offset, note.reason, note.detail) for note in found]
+        findings_at = write_all(file, b"".join(_pack(note) for note in notes), findings_at)
+        first += len(costs)
+    return findings_at
+
+
+def _loaded(
+    place: IndexPlace, shards: Sequence[Shard], summaries: Sequence[Summary], recipe_digest: str
+) -> Iterator[Tables]:
+    for shard, summary in zip(shards, summaries, strict=True):
+        tables = load_tables(place, shard, recipe_digest)
+        if tables is None or tables.digest != summary.tables_digest:
+            raise DataChangedError(f"shard {shard.name}: its index files changed while they were read; index again")
+        yield tables
+
+
+def _open(path: Path) -> Columns | None:
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        footer = _read_footer(file)
+    except (ValueError, TypeError, OSError, struct.error, msgpack.UnpackException) as exc:
+        os.close(file)
+        _log.warning("index file %s is damaged (%s): it is made again", path, exc)
+        return None
+    return Columns(file, footer, Regions.of(footer.samples, footer.images))
+
+
+def _read_footer(file: int) -> Footer:
+    end = os.fstat(file).st_size - _U64.size
+    if end < _START or _U64.unpack(os.pread(file, _U64.size, end))[0] != _checksum(file, end):
+        raise ValueError("wrong checksum")
+    if os.pread(file, len(_MAGIC), 0) != _MAGIC:
+        raise ValueError("wrong version")
+    (nbytes,) = _U64.unpack(os.pread(file, _U64.size, end - _U64.size))
+    return Footer(**msgpack.unpackb(os.pread(file, nbytes, end - _U64.size - nbytes)))
+
+
+def _checksum(file: int, nbytes: int) -> int:
+    digest = xxhash.xxh3_64()
+    at = 0
+    while at < nbytes:
+        piece = os.pread(file, min(_CHUNK, nbytes - at), at)
+        if not piece:
+            raise ValueError("it ends early")
+        digest.update(piece)
+        at += len(piece)
+    return digest.intdigest()
+
+
+def read_findings(file: int, columns: Columns) -> Iterator[tuple[int, str, str, int, str, str]]:
+    """(shard number, key, member, offset, reason, detail), a chunk of the file at a time.
+
+    Raises:
+        ReadError, DataChangedError: as `gather`.
+    """
+    unpacker: Any = msgpack.Unpacker()
+    at = columns.regions.findings
+    end = at + columns.footer.findings_bytes
+    while at < end:
+        nbytes = min(_FINDINGS_CHUNK, end - at)
+        unpacker.feed(_read(file, nbytes, at))
+        at += nbytes
+        for note in unpacker:
+            yield tuple(note)
+
+
+def gather(file: int, start: int, dtype: np.dtype[Any], rows: NDArray[np.int64]) -> NDArray[Any]:
+    """`column[rows]` of the column at `start`, reading neighbours together.
+
+    Raises:
+        ReadError: storage failed.
+        DataChangedError: the file became shorter while it was open.
+    """
+    order = np.argsort(rows, kind="stable")
+    wanted = rows[order]
+    # Up to a page between two rows is read along: cheaper than asking twice.
+    breaks = np.flatnonzero(np.diff(wanted) > 4096 // dtype.itemsize) + 1
+    edges = sorted({0, *breaks.tolist(), *range(0, len(wanted), _RUN_ROWS), len(wanted)})
+    pieces = []
+    for first, behind in pairwise(edges):
+        low, high = int(wanted[first]), int(wanted[behind - 1])
+        raw = _read(file, (high - low + 1) * dtype.itemsize, start + low * dtype.itemsize)
+        if high - low + 1 != behind - first:
+            raw = np.frombuffer(raw, dtype)[wanted[first:behind] - low].tobytes()
+        pieces.append(raw)
+    out = np.empty(len(rows), dtype=dtype)
+    out[order] = np.frombuffer(b"".join(pieces), dtype)
+    return out
+
+
+def _read(file: int, nbytes: int, offset: int) -> bytes:
+    try:
+        raw = os.pread(file, nbytes, offset)
+    except OSError as exc:
+        raise ReadError(f"index file @ {offset}: {exc.strerror}; try again") from exc
+    if len(raw) != nbytes:
+        raise DataChangedError(f"index file @ {offset}: expected {nbytes} bytes, got {len(raw)}; index again")
+    return raw
+
+
+def _pack(value: object) -> bytes:
+    packed: bytes = msgpack.packb(value)
+    return packed

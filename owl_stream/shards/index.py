@@ -1,0 +1,153 @@
+"""The index as the plan and the server see it: which samples there are, where they lie, what they cost.
+
+Holds numbers per shard, never per sample: a hundred million samples cost no more memory than a hundred.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from owl_stream.errors import DataChangedError, RequestError
+from owl_stream.shards.columns import ID, Columns, gather, read_findings
+from owl_stream.shards.cost import Costs, Pool, Spans
+from owl_stream.shards.quarantine import Quarantined
+from owl_stream.shards.sample import split_name
+from owl_stream.shards.source import Shard, open_shard
+from owl_stream.shards.tables import COST, SPAN
+from owl_stream.shards.tar import BLOCK, FileTape, TarDamage, read_entry
+
+_HEADER_CHUNK = 4 * BLOCK
+
+
+class Index:
+    """Immutable. Sample ids are 0 .. samples - 1 in manifest order: shard by shard, as they lie in the tars.
+
+    Safe to read from several threads; whoever built it closes it. Arrays of ids and positions are int64 [n], in any
+    order, repeats allowed; one that is out of range raises `RequestError`. Any method that reads may raise `ReadError`
+    (try again) or `DataChangedError` (index again).
+    """
+
+    def __init__(self, shards: Sequence[Shard], columns: Columns) -> None:
+        footer = columns.footer
+        self.shards = tuple(shards)
+        self.samples = footer.samples
+        self.quarantined = footer.findings
+        """Findings in `quarantine()`, damage of whole shards included."""
+        self.manifest_digest = footer.manifest_digest
+        """32 hex digits over the good samples' bytes, in order; never over names, paths or times."""
+        self.cost_digest = footer.cost_digest
+        """32 hex digits over their costs."""
+        self._columns = columns
+        self._images = footer.images
+        self._by_shard = np.array(footer.samples_by_shard, dtype=np.int64)
+        self._images_by_shard = np.array(footer.images_by_shard, dtype=np.int64)
+        self._ends = np.cumsum(self._by_shard)
+        self._closed = False
+
+    def pool_size(self, pool: Pool) -> int:
+        """Samples of a pool."""
+        return {"all": self.samples, "image": self._images, "text": self.samples - self._images}[pool]
+
+    def pool_ids(self, pool: Pool, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Ids of the samples at these positions of the pool."""
+        positions = _within(positions, self.pool_size(pool), f"position in pool {pool}")
+        if pool == "all":
+            return positions
+        regions = self._columns.regions
+        start = regions.image_ids if pool == "image" else regions.text_ids
+        return gather(self._file(), start, ID, positions).astype(np.int64)
+
+    def pool_counts_by_shard(self, pool: Pool) -> NDArray[np.int64]:
+        """How many samples of the pool each shard has, [shards]."""
+        images = self._images_by_shard
+        return {"all": self._by_shard, "image": images, "text": self._by_shard - images}[pool].copy()
+
+    def costs(self, ids: NDArray[np.int64]) -> Costs:
+        """What these samples cost."""
+        rows = gather(self._file(), self._columns.regions.costs, COST, self._ids(ids))
+        return Costs(
+            rows["text_tokens"].astype(np.int64),
+            rows["supervised_tokens"].astype(np.int64),
+            rows["crops"].astype(np.int64),
+        )
+
+    def spans(self, ids: NDArray[np.int64]) -> Spans:
+        """Where these samples lie."""
+        ids = self._ids(ids)
+        rows = gather(self._file(), self._columns.regions.spans, SPAN, ids)
+        return Spans(
+            np.searchsorted(self._ends, ids, side="right"),
+            rows["block"].astype(np.int64) * BLOCK,
+            rows["length"].astype(np.int64),
+            rows["digest"].astype(np.uint64),
+        )
+
+    def keys(self, ids: NDArray[np.int64]) -> list[str]:
+        """Their keys, read from the headers in the tars: no table holds them.
+
+        Raises:
+            ShardError: a shard has gone.
+        """
+        spans = self.spans(ids)
+        keys = [""] * len(spans.shard)
+        for number in np.unique(spans.shard).tolist():
+            shard = self.shards[number]
+            file = open_shard(shard)
+            try:
+                for at in np.flatnonzero(spans.shard == number).tolist():
+                    keys[at] = _key(file, shard, int(spans.offset[at]), int(spans.length[at]))
+            finally:
+                os.close(file)
+        return keys
+
+    def quarantine(self) -> Iterator[Quarantined]:
+        """Every finding, by shard and offset."""
+        for number, key, member, offset, reason, detail in read_findings(self._file(), self._columns):
+            yield Quarantined(self.shards[number].name, key, member, offset, reason, detail)
+
+    def close(self) -> None:
+        """Close the file of columns; closing twice is fine."""
+        if not self._closed:
+            self._closed = True
+            os.close(self._columns.file)
+
+    def __enter__(self) -> Index:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _file(self) -> int:
+        if self._closed:
+            raise RequestError("the index is closed; build it again to read from it")
+        return self._columns.file
+
+    def _ids(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        return _within(ids, self.samples, "sample id")
+
+
+def _within(numbers: NDArray[np.int64], size: int, what: str) -> NDArray[np.int64]:
+    numbers = np.asarray(numbers, dtype=np.int64)
+    outside = numbers[(numbers < 0) | (numbers >= size)]
+    if len(outside):
+        raise RequestError(f"{what}: expected 0 <= n < {size}, got {outside[0]}")
+    return numbers
+
+
+def _key(file: int, shard: Shard, offset: int, length: int) -> str:
+    tape = FileTape(file, offset + length, shard.name, start=offset, chunk_bytes=_HEADER_CHUNK)
+    try:
+        entry = read_entry(tape, offset)
+    except TarDamage as damage:
+        raise DataChangedError(f"shard {shard.name} @ {offset}: {damage.detail}; index again") from damage
+    named = split_name(entry.name) if entry is not None else None
+    if named is None:
+        raise DataChangedError(f"shard {shard.name} @ {offset}: expected a member of a sample; index again")
+    return named[0]

@@ -1,0 +1,210 @@
+"""One pass over a shard: every byte read once, every sample hashed and measured, everything odd written down.
+
+What comes before damage stays good; what the damage may have touched does not, and the rest is counted as unread.
+"""
+
+from __future__ import annotations
+
+import os
+from array import array
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import xxhash
+
+from owl_stream.errors import DataChangedError, SampleError, ShardError
+from owl_stream.shards.cost import Measure
+from owl_stream.shards.quarantine import Quarantined
+from owl_stream.shards.sample import is_meta, name_fault, read_sample, split_name
+from owl_stream.shards.source import Shard, open_shard
+from owl_stream.shards.tables import COST, SPAN, UNMEASURED, CostTable, ScanTable
+from owl_stream.shards.tar import BLOCK, Entry, FileTape, TarDamage, check_tail, read_entry
+
+MAX_SAMPLE_BYTES = 1 << 30
+"""A whole sample is held in memory, here and in every assembly worker."""
+
+Tick = Callable[[int, int], None]
+"""Called with (bytes read of this shard, samples seen in it); may raise to stop."""
+
+_MAX_SHARD_BYTES = BLOCK << 32
+_COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+
+
+@dataclass(slots=True)
+class _Group:
+    """The sample whose members are being read."""
+
+    key: str
+    start: int
+    end: int
+    exts: set[str] = field(default_factory=set)
+    fault: Quarantined | None = None
+
+
+def scan_shard(shard: Shard, measure: Measure, tick: Tick) -> tuple[ScanTable, CostTable]:
+    """Read the shard once.
+
+    Raises:
+        ShardError: missing or unreadable, so nothing can be said about it.
+        ReadError: storage failed; nothing is quarantined for that.
+        DataChangedError: the file is being written.
+    """
+    if shard.size > _MAX_SHARD_BYTES:
+        raise ShardError(shard.name, 0, "shard_too_large", f"{shard.size} bytes, more than {_MAX_SHARD_BYTES}")
+    file = open_shard(shard)
+    try:
+        _check_unchanged(shard, file)
+        tables = _Scan(shard, file, measure, tick).run()
+        _check_unchanged(shard, file)
+        return tables
+    finally:
+        os.close(file)
+
+
+def _check_unchanged(shard: Shard, file: int) -> None:
+    status = os.fstat(file)
+    if (status.st_size, status.st_mtime_ns) != (shard.size, shard.mtime_ns):
+        raise DataChangedError(f"shard {shard.name} changed while it was being indexed; index it when it is complete")
+
+
+class _Scan:
+    """State of one pass. A *piece* is a run of members with one key; a sample is a key with exactly one piece."""
+
+    def __init__(self, shard: Shard, file: int, measure: Measure, tick: Tick) -> None:
+        self._shard, self._measure, self._tick = shard, measure, tick
+        self._tape = FileTape(file, shard.size, shard.name)
+        self._group: _Group | None = None
+        self._blocks, self._lengths, self._digests, self._costs = array("Q"), array("Q"), array("Q"), array("Q")
+        self._piece_of: dict[str, int] = {}
+        self._last_key = ""
+        self._broken: dict[int, Quarantined] = {}
+        self._unmeasured: dict[int, Quarantined] = {}
+        self._refused: dict[str, Quarantined] = {}
+        self._of_shard: list[Quarantined] = []
+
+    def run(self) -> tuple[ScanTable, CostTable]:
+        """Walk the headers from the first to the end or to the first damage."""
+        at = 0
+        try:
+            while (entry := read_entry(self._tape, at)) is not None:
+                self._see(entry)
+                at = entry.next
+            self._close()
+            check_tail(self._tape, at)
+        except TarDamage as damage:
+            self._break(damage)
+        if not self._piece_of and not self._refused and not self._of_shard:
+            self._of_shard.append(Quarantined("", "", "", 0, "shard_empty", "it ends before any sample"))
+        self._tick(self._shard.size, len(self._blocks))
+        return self._tables()
+
+    def _see(self, entry: Entry) -> None:
+        named = None if is_meta(entry.name) else split_name(entry.name)
+        if named is not None and entry.kind == "file":
+            self._join(entry, *named)
+        elif named is not None and entry.kind == "link":
+            detail = "a link or device is never followed; store the data itself"
+            self._refused.setdefault(named[0], _finding(named[0], entry, "member_type", detail))
+        if entry.end > self._tape.end:
+            left = self._tape.end - entry.offset
+            detail = f"member {entry.name} should have {entry.size} bytes, the shard ends after {left}"
+            raise TarDamage(entry.offset, "tar_cut_in_data", detail)
+        if self._group is None or self._group.fault is not None:
+            self._tape.release(min(entry.next, self._tape.end))
+
+    def _join(self, entry: Entry, key: str, ext: str) -> None:
+        if self._group is None or self._group.key != key:
+            self._close()
+            self._tape.release(entry.start)
+            self._group = _Group(key, entry.start, entry.start)
+        group = self._group
+        group.end = entry.end
+        bad_name = name_fault(entry.name)
+        if bad_name:
+            group.fault = group.fault or _finding(key, entry, "member_name", f"{bad_name}; rename it")
+        if ext.lower() in group.exts:
+            group.fault = group.fault or _finding(key, entry, "member_duplicate", f"a second member `{ext.lower()}`")
+        if entry.end - group.start > MAX_SAMPLE_BYTES:
+            detail = f"more than {MAX_SAMPLE_BYTES} bytes in one sample"
+            group.fault = group.fault or _finding(key, entry, "sample_too_large", detail)
+        group.exts.add(ext.lower())
+
+    def _close(self) -> None:
+        """The open piece is whole: hash it and measure it, unless something is wrong with it."""
+        group, self._group = self._group, None
+        if group is None:
+            return
+        self._last_key = group.key
+        piece = len(self._blocks)
+        earlier = self._piece_of.setdefault(group.key, piece)
+        if earlier != piece:
+            detail = "the key comes again after other samples: members of a sample must lie together, keys be unique"
+            twice = Quarantined("", group.key, "", group.start, "key_interleaved", detail)
+            group.fault = group.fault or twice
+            start = self._blocks[earlier] * BLOCK
+            self._broken.setdefault(earlier, Quarantined("", group.key, "", start, "key_interleaved", detail))
+        digest, cost = 0, UNMEASURED
+        if group.fault is not None:
+            self._broken[piece] = group.fault
+        else:
+            span = self._tape.take(group.start, group.end - group.start)
+            digest = xxhash.xxh3_64_intdigest(span)
+            cost = self._measured(piece, group, span)
+        self._blocks.append(group.start // BLOCK)
+        self._lengths.append(min(group.end - group.start, 0xFFFF_FFFF))
+        self._digests.append(digest)
+        self._costs.extend(cost)
+        self._tick(self._tape.position, len(self._blocks))
+
+    def _measured(self, piece: int, group: _Group, span: bytes) -> tuple[int, int, int]:
+        try:
+            cost = self._measure(read_sample(self._shard.name, span, group.start))
+        except SampleError as exc:
+            self._unmeasured[piece] = Quarantined.of(exc, key=group.key, offset=group.start)
+            return UNMEASURED
+        return cost.text_tokens, cost.supervised_tokens, cost.crops
+
+    def _break(self, damage: TarDamage) -> None:
+        """Quarantine the open sample, which the damage may have touched, and the damage itself."""
+        detail = f"the shard is damaged in or right behind this sample: {damage.detail}"
+        if self._group is not None:
+            self._group.fault = Quarantined("", self._group.key, "", self._group.start, damage.reason, detail)
+            self._close()
+        elif damage.reason == "tar_trailing" and self._blocks:
+            # The zero block may have been a header of the last sample.
+            last, start = len(self._blocks) - 1, self._blocks[-1] * BLOCK
+            self._broken.setdefault(last, Quarantined("", self._last_key, "", start, damage.reason, detail))
+        unread = self._shard.size - min(damage.offset, self._shard.size)
+        reason, detail = damage.reason, damage.detail
+        if damage.offset == 0 and self._shard.size:
+            magic = self._tape.take(0, min(8, self._shard.size))
+            form = next((name for start, name in _COMPRESSED.items() if magic.startswith(start)), "")
+            reason = "shard_compressed" if form else reason
+            detail = f"{form} data, which cannot be read at an offset; decompress it to .tar" if form else detail
+        if self._shard.size == 0:
+            reason, detail = "shard_empty", "the file has zero bytes"
+        finding = Quarantined("", "", "", damage.offset, reason, f"{detail}; {unread} bytes were left unread")
+        self._of_shard.append(finding)
+
+    def _tables(self) -> tuple[ScanTable, CostTable]:
+        orphans = []
+        for key, finding in self._refused.items():
+            piece = self._piece_of.get(key)
+            if piece is None:
+                orphans.append(finding)
+            else:
+                self._broken.setdefault(piece, finding)
+        good = np.ones(len(self._blocks), dtype=bool)
+        good[list(self._broken)] = False
+        spans = np.empty(len(self._blocks), dtype=SPAN)
+        spans["block"], spans["length"], spans["digest"] = self._blocks, self._lengths, self._digests
+        costs = np.array(self._costs, dtype="<u4").view(COST)
+        broken = sorted([*self._broken.values(), *orphans, *self._of_shard], key=lambda finding: finding.offset)
+        unmeasured = [finding for piece, finding in sorted(self._unmeasured.items()) if good[piece]]
+        scan = ScanTable(spans[good], tuple(finding.printable() for finding in broken))
+        return scan, CostTable(costs[good], tuple(unmeasured))
+
+
+def _finding(key: str, entry: Entry, reason: str, detail: str) -> Quarantined:
+    return Quarantined("", key, entry.name, entry.offset, reason, detail)

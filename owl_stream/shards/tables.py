@@ -1,0 +1,252 @@
+"""The scan table and the cost table of one shard, as files that are either whole and right or made again.
+
+A file is a header, rows, findings (msgpack) and an xxh3-64 of everything before it; little endian. It is written beside
+its final name, flushed and renamed, so a reader sees all of it or none. It says which shard file (size, mtime), which
+recipe and, for costs, which scan it belongs to.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from owl_stream.errors import ConfigError
+from owl_stream.shards.quarantine import Quarantined
+from owl_stream.shards.source import Shard
+
+SPAN = np.dtype([("block", "<u4"), ("length", "<u4"), ("digest", "<u8")])
+"""16 bytes a sample: where its first header lies (in blocks of 512 bytes), bytes, xxh3-64."""
+
+COST = np.dtype([("text_tokens", "<u4"), ("supervised_tokens", "<u4"), ("crops", "<u4")])
+"""12 bytes a sample."""
+
+UNMEASURED = (0xFFFF_FFFF, 0, 0)
+"""The row of a sample that the recipe refused; its reason is among the findings."""
+
+_MAGIC = b"OWLTABLE"
+_VERSION = 1
+_HEADER = struct.Struct("<8sIIQq16s16sQQ")
+_CHECK = struct.Struct("<Q")
+_log = logging.getLogger("owl_stream.shards")
+
+
+@dataclass(frozen=True)
+class ScanTable:
+    """Independent of any recipe: spans of the samples that are whole (SPAN [n]), and what is wrong with the others."""
+
+    spans: NDArray[np.void]
+    findings: tuple[Quarantined, ...]
+
+
+@dataclass(frozen=True)
+class CostTable:
+    """Of one recipe: costs of the same samples (COST [n]), and why it refused some."""
+
+    costs: NDArray[np.void]
+    findings: tuple[Quarantined, ...]
+
+    @property
+    def measured(self) -> NDArray[np.bool_]:
+        """[n]: which samples are good under the recipe."""
+        return np.asarray(self.costs["text_tokens"] != UNMEASURED[0])
+
+
+@dataclass(frozen=True)
+class IndexPlace:
+    """Where index files lie: beside each shard in `.owl-index/`, or all in `index_dir`."""
+
+    index_dir: Path | None
+
+    def directory(self, shard: Shard) -> Path:
+        """The directory of the shard's files."""
+        return self.index_dir if self.index_dir is not None else shard.path.parent / ".owl-index"
+
+    def scan_file(self, shard: Shard) -> Path:
+        """The scan table of a shard."""
+        return self.directory(shard) / f"{self._stem(shard)}.scan"
+
+    def cost_file(self, shard: Shard, recipe_digest: str) -> Path:
+        """The cost table of a shard under a recipe."""
+        return self.directory(shard) / f"{self._stem(shard)}.{_recipe_id(recipe_digest).hex()[:16]}.cost"
+
+    def _stem(self, shard: Shard) -> str:
+        # Beside the shards a data set may be moved as a whole; in one directory equal base names must not meet.
+        identity = shard.path.name if self.index_dir is None else os.path.abspath(shard.path)
+        readable = "".join(letter if letter.isascii() and letter.isprintable() else "_" for letter in shard.path.name)
+        return f"{readable[:80]}.{xxhash.xxh3_64_hexdigest(os.fsencode(identity))}"
+
+    def prepare(self, shard: Shard) -> None:
+        """Make the directory and see that it can be written, before hours are spent on reading.
+
+        Raises:
+            ConfigError: it cannot.
+        """
+        directory = self.directory(shard)
+        with _writing(directory):
+            directory.mkdir(parents=True, exist_ok=True)
+            probe = directory / f".{secrets.token_hex(8)}.tmp"
+            probe.touch(exist_ok=False)
+            probe.unlink()
+
+
+@dataclass(frozen=True)
+class Tables:
+    """Both tables of one shard, and a digest over the content of both (never over names or times)."""
+
+    scan: ScanTable
+    cost: CostTable
+    digest: bytes
+
+
+def save_tables(place: IndexPlace, shard: Shard, recipe_digest: str, scan: ScanTable, cost: CostTable) -> None:
+    """Write both files. A scan that another recipe already wrote is written again with the same bytes.
+
+    Raises:
+        ConfigError: the directory cannot be written or is full; nothing half-written remains.
+    """
+    scan_body = _body(scan.spans, scan.findings)
+    stamp = shard.size, shard.mtime_ns
+    _write(place.scan_file(shard), stamp, bytes(16), bytes(16), scan_body)
+    cost_body = _body(cost.costs, cost.findings)
+    _write(place.cost_file(shard, recipe_digest), stamp, _recipe_id(recipe_digest), _digest(scan_body), cost_body)
+
+
+def load_tables(place: IndexPlace, shard: Shard, recipe_digest: str) -> Tables | None:
+    """What was saved for the shard as it is now, or None: absent, of another shard file or recipe, or damaged.
+
+    Damage is said once in the log of `owl_stream.shards`; the tables are then made again.
+    """
+    stamp = shard.size, shard.mtime_ns
+    scan = _read(place.scan_file(shard), stamp, bytes(16), bytes(16))
+    if scan is None:
+        return None
+    scan_digest = _digest(scan)
+    cost = _read(place.cost_file(shard, recipe_digest), stamp, _recipe_id(recipe_digest), scan_digest)
+    if cost is None:
+        return None
+    spans, scan_findings = _parts(scan, SPAN)
+    costs, cost_findings = _parts(cost, COST)
+    if len(spans) != len(costs):
+        return None
+    digest = xxhash.xxh3_128_digest(scan_digest + _digest(cost))
+    return Tables(ScanTable(spans, scan_findings), CostTable(costs, cost_findings), digest)
+
+
+@contextmanager
+def replaced(path: Path) -> Iterator[int]:
+    """A file descriptor to write to; what was written takes the name `path` at the end, or vanishes on any error.
+
+    Raises:
+        ConfigError: the directory cannot be written or is full.
+    """
+    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
+    with _writing(path.parent):
+        file = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        try:
+            yield file
+            os.fsync(file)
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        finally:
+            os.close(file)
+        directory = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+
+
+def write_all(file: int, data: bytes | memoryview, offset: int) -> int:
+    """Write all of `data` at `offset`; returns the offset behind it."""
+    view = memoryview(data).cast("B")
+    while view:
+        written = os.pwrite(file, view, offset)
+        view, offset = view[written:], offset + written
+    return offset
+
+
+@contextmanager
+def _writing(directory: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as exc:
+        raise ConfigError(
+            f"cannot write the index to {directory}: {exc.strerror}; free space there, or choose a writable directory "
+            "with --index-dir"
+        ) from exc
+
+
+def _body(rows: NDArray[np.void], findings: tuple[Quarantined, ...]) -> bytes:
+    notes = [(note.key, note.member, note.offset, note.reason, note.detail) for note in findings]
+    raw = rows.tobytes()
+    return _CHECK.pack(len(raw)) + raw + _packed(notes)
+
+
+def _parts(body: bytes, dtype: np.dtype[np.void]) -> tuple[NDArray[np.void], tuple[Quarantined, ...]]:
+    (nbytes,) = _CHECK.unpack_from(body)
+    rows = np.frombuffer(body, dtype, count=nbytes // dtype.itemsize, offset=_CHECK.size)
+    notes = msgpack.unpackb(memoryview(body)[_CHECK.size + nbytes :])
+    return rows, tuple(Quarantined("", *note) for note in notes)
+
+
+def _packed(notes: list[Any]) -> bytes:
+    packed: bytes = msgpack.packb(notes)
+    return packed
+
+
+def _write(path: Path, stamp: tuple[int, int], recipe: bytes, parent: bytes, body: bytes) -> None:
+    header = _HEADER.pack(_MAGIC, _VERSION, _HEADER.size, *stamp, recipe, parent, len(body), 0)
+    check = xxhash.xxh3_64(header)
+    check.update(body)
+    with replaced(path) as file:
+        write_all(file, header + body + _CHECK.pack(check.intdigest()), 0)
+
+
+def _read(path: Path, stamp: tuple[int, int], recipe: bytes, parent: bytes) -> bytes | None:
+    """The body of a file that belongs to these, or None."""
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as exc:
+        _log.warning("index file %s cannot be read (%s): it is made again", path, exc.strerror)
+        return None
+    wrong = _damage(raw)
+    if wrong:
+        _log.warning("index file %s is %s (%d bytes): it is made again", path, wrong, len(raw))
+        return None
+    _, _, _, size, mtime_ns, of_recipe, of_parent, _, _ = _HEADER.unpack_from(raw)
+    if ((size, mtime_ns), of_recipe, of_parent) != (stamp, recipe, parent):
+        return None
+    return raw[_HEADER.size : -_CHECK.size]
+
+
+def _damage(raw: bytes) -> str:
+    if len(raw) < _HEADER.size + _CHECK.size:
+        return "truncated"
+    if _CHECK.unpack(raw[-_CHECK.size :])[0] != xxhash.xxh3_64_intdigest(raw[: -_CHECK.size]):
+        return "damaged"
+    magic, version, header_bytes = _HEADER.unpack_from(raw)[:3]
+    return "of another version" if (magic, version, header_bytes) != (_MAGIC, _VERSION, _HEADER.size) else ""
+
+
+def _digest(body: bytes) -> bytes:
+    return xxhash.xxh3_128_digest(body)
+
+
+def _recipe_id(recipe_digest: str) -> bytes:
+    return xxhash.xxh3_128_digest(recipe_digest.encode())

@@ -1,0 +1,79 @@
+"""Measures for tests: module-level, so that indexing processes can be given them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from owl_stream.errors import ConfigError, SampleError
+from owl_stream.shards import Cost, Measure, Sample, read_record
+
+
+def conversation_cost(sample: Sample) -> Cost:
+    """Characters for tokens, images for crops."""
+    record = read_record(sample)
+    text = sum(len(message.content) for message in record.messages)
+    answers = sum(len(message.content) for message in record.messages if message.role == "assistant")
+    return Cost(text, answers, len(record.images))
+
+
+def member_cost(sample: Sample) -> Cost:
+    """Any sample is good: its members, and those that end in jpg as crops."""
+    return Cost(len(sample.members), 1, sum(member.ext.endswith("jpg") for member in sample.members))
+
+
+def _refuse_odd(sample: Sample) -> Cost:
+    if int(sample.key.rpartition("/")[2]) % 2:
+        raise SampleError("odd", "an odd key")
+    return member_cost(sample)
+
+
+def _crash(_sample: Sample) -> Cost:
+    os._exit(139)
+
+
+def conversations() -> Measure:
+    """A factory."""
+    return conversation_cost
+
+
+def members() -> Measure:
+    """A factory."""
+    return member_cost
+
+
+def even_only() -> Measure:
+    """A factory of a measure that refuses odd keys."""
+    return _refuse_odd
+
+
+def crashing() -> Measure:
+    """A factory of a measure that takes its process down."""
+    return _crash
+
+
+def unmade() -> Measure:
+    """A factory that fails."""
+    raise ConfigError("no such tokenizer: t.json")
+
+
+class Recording:
+    """A factory whose measure notes, in files, which shards it saw; works across processes."""
+
+    def __init__(self, directory: Path, base: Measure = member_cost) -> None:
+        self.directory, self.base = directory, base
+
+    def __call__(self) -> Measure:
+        """The measure."""
+        return self._measure
+
+    def _measure(self, sample: Sample) -> Cost:
+        (self.directory / sample.shard.replace("/", "_")).touch()
+        return self.base(sample)
+
+    def seen(self) -> list[str]:
+        """The shards seen since the last call."""
+        names = sorted(path.name for path in self.directory.iterdir())
+        for name in names:
+            (self.directory / name).unlink()
+        return names
