@@ -54,6 +54,7 @@ class Catalogue:
                     base=self.config.base,
                     index_dir=self.index_dir,
                     processes=self.processes,
+                    max_frame_bytes=self.config.server.max_frame_bytes,
                     progress=lambda done, entry=entry: self._note(entry, done),  # type: ignore[misc]
                 )
             except OwlStreamError as exc:

@@ -1,0 +1,32 @@
+"""Sample bytes -> rows -> batch frames: decode, resize, encode, collate.
+
+It never listens on a socket and never decides which samples make up a batch: a job says so.
+"""
+
+from owl_stream.assemble.assembler import STAGES, Assembled, Assembler, AssemblerFactory
+from owl_stream.assemble.dataset import Dataset, open_dataset
+from owl_stream.assemble.header import Header, probe
+from owl_stream.assemble.heaviest import Heaviest
+from owl_stream.assemble.images import decode
+from owl_stream.assemble.job import Job, JobRow
+from owl_stream.assemble.measure import Measurer
+from owl_stream.assemble.tokenizer import ChatTokenizer, TokenizerFile, load_tokenizer
+
+__all__ = [
+    "STAGES",
+    "Assembled",
+    "Assembler",
+    "AssemblerFactory",
+    "ChatTokenizer",
+    "Dataset",
+    "Header",
+    "Heaviest",
+    "Job",
+    "JobRow",
+    "Measurer",
+    "TokenizerFile",
+    "decode",
+    "load_tokenizer",
+    "open_dataset",
+    "probe",
+]

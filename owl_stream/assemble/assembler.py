@@ -1,0 +1,236 @@
+"""Assembly: a job and a buffer in, a frame in the buffer out. Lives in a worker process, one job at a time."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from owl_stream.assemble.batch import Batch, Row
+from owl_stream.assemble.crops import Cutter
+from owl_stream.assemble.encode import Encoder
+from owl_stream.assemble.files import ShardFiles
+from owl_stream.assemble.images import decode
+from owl_stream.assemble.job import Job, JobRow
+from owl_stream.assemble.limits import CpuBudget, Stopwatch
+from owl_stream.assemble.tokenizer import TokenizerFile
+from owl_stream.config import Recipe
+from owl_stream.errors import OwlStreamError, SampleError, WorkerError
+from owl_stream.layouts import OffsetReport, get_layout
+from owl_stream.shards import Shard, read_sample
+from owl_stream.wire import RowInfo, Status
+
+STAGES = ("read", "tokenise", "decode", "resize", "collate", "hash")
+
+Progress = Callable[[int], None]
+"""Told which row is worked at (behind the rows come the spares, see `Job.row_at`), and -1 when none is any more."""
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """A frame lies at `start` of the buffer, `nbytes` long. `seconds`: wall time by stage (`STAGES`)."""
+
+    start: int
+    nbytes: int
+    statuses: tuple[Status, ...]
+    seconds: Mapping[str, float]
+    report: OffsetReport
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """What metrics add up: the contract's report, and rows by status."""
+        report = self.report
+        return {
+            "rows_with_images": report.rows_with_images,
+            "text_only_rows": report.text_only_rows,
+            "crops": report.crops,
+            **{f"rows_{status}": self.statuses.count(status) for status in get_args(Status)},
+        }
+
+
+@dataclass(frozen=True)
+class AssemblerFactory:
+    """What a worker process is sent to make its assembler from; picklable."""
+
+    recipe: Recipe
+    tokenizer: TokenizerFile
+    shards: tuple[Shard, ...]
+
+    def __call__(self) -> Assembler:
+        """A new assembler; parses the tokenizer, which takes half a second."""
+        return Assembler(self.recipe, self.tokenizer, self.shards)
+
+
+class Assembler:
+    """Makes the frames of one recipe and set of shards. Not for use by two threads at once."""
+
+    def __init__(self, recipe: Recipe, tokenizer: TokenizerFile, shards: Sequence[Shard]) -> None:
+        self._recipe, self._shards = recipe, shards
+        built = tokenizer.build()
+        self._pad_id = built.pad_id
+        self._encoder = Encoder(recipe, built)
+        self._cutter = Cutter(recipe.image_size, recipe.resize)
+        self._filler = Row(get_layout(recipe.layout).filler(built), RowInfo("", "", "filler"))
+        self._files = ShardFiles(shards)
+
+    def assemble(
+        self,
+        job: Job,
+        buffer: memoryview,
+        progress: Progress = lambda row: None,
+        *,
+        sample_cpu_s: int | None = None,
+    ) -> Assembled:
+        """Write one whole `batch` frame into `buffer`, which holds at least `job.capacity` bytes.
+
+        The frame's bytes are a pure function of the job and the bytes it names. No view of `buffer` is kept.
+        `sample_cpu_s` lets the kernel kill this process (SIGXCPU) when one sample costs more CPU time.
+
+        Raises:
+            ReadError: storage failed; nothing is masked for that.
+            DataChangedError: a sample is not what was indexed.
+            ContractError: the batch would break its layout's contract.
+            SampleError: a sample is bad and the job says "fail".
+            WorkerError: there is not enough memory.
+        """
+        try:
+            with CpuBudget(sample_cpu_s) as budget:
+                return _Assembly(self, job, progress, budget).run(buffer)
+        except BaseException as exc:
+            # The traceback's frames hold views of the buffer, which its owner could not release.
+            traceback.clear_frames(exc.__traceback__)
+            if isinstance(exc, MemoryError):
+                raise WorkerError(f"{job}: not enough memory; give workers more, or lower max_image_pixels") from exc
+            raise
+
+    def close(self) -> None:
+        """Close the shards."""
+        self._files.close()
+
+
+class _Assembly:
+    """One job on its way."""
+
+    def __init__(self, assembler: Assembler, job: Job, progress: Progress, budget: CpuBudget) -> None:
+        self._of, self._job, self._budget = assembler, job, budget
+        self._progress = progress
+        self._clock = Stopwatch(*STAGES)
+        self._bad: set[int] = set(job.condemned)
+
+    def run(self, buffer: memoryview) -> Assembled:
+        of, job = self._of, self._job
+        rows = [of._filler if row is None else self._encode(place, row) for place, row in enumerate(job.rows)]
+        batch = Batch(of._recipe, job, rows, buffer)
+        for place, row in enumerate(rows):
+            rows[place] = self._drawn(place, row, batch)
+        if not any(row.info.status == "ok" for row in rows) and (spare := self._good_spare()) is not None:
+            rows, batch = self._with_spare(rows, *spare, buffer)
+        self._progress(-1)
+        with self._clock.stage("collate"):
+            report = batch.collate(rows, of._pad_id)
+        with self._clock.stage("hash"):
+            frame = batch.place(rows)
+        statuses = tuple(row.info.status for row in rows)
+        return Assembled(frame.start, frame.stop - frame.start, statuses, self._clock.seconds, report)
+
+    def _encode(self, place: int, row: JobRow) -> Row:
+        """Read a sample and make its row of text, whose sizes the index has promised."""
+        self._begin(place)
+        of, shard = self._of, self._of._shards[row.shard].name
+        with self._clock.stage("read"):
+            span = of._files.read(row.shard, row.offset, row.length, row.digest)
+        with self._clock.stage("tokenise"):
+            try:
+                encoded = of._encoder.encode(read_sample(shard, span, row.offset))
+            except SampleError as exc:
+                raise _stale(shard, row, f"a good sample, got {exc.reason}: {exc.detail}") from exc
+            text = encoded.row
+            got = (text.text_tokens, text.supervised_tokens, text.crops)
+            if got != (row.text_tokens, row.supervised_tokens, row.crops):
+                raise _stale(shard, row, f"{row[4:]} text tokens, supervised tokens and crops, got {got}")
+        return Row(text, RowInfo(shard, encoded.sample.key, "ok"), encoded.pictures)
+
+    def _drawn(self, place: int, row: Row, batch: Batch) -> Row:
+        """The row, its crops written; masked if they cannot be."""
+        if row.info.status == "filler":
+            return row
+        try:
+            self._draw(place, row, batch.crops(place) if row.pictures else None)
+        except SampleError as exc:
+            if self._job.on_bad_sample == "fail":
+                raise
+            self._bad.add(self._job.row_at(place).digest)
+            batch.blank(place)
+            return row.masked(str(exc))
+        return row
+
+    def _draw(self, place: int, row: Row, out: NDArray[np.uint8] | None) -> None:
+        """Decode a row's pictures into its crops.
+
+        Raises:
+            SampleError: with the whole place of the fault.
+        """
+        self._begin(place)
+        sample = self._job.row_at(place)
+        shard, key = row.info.shard, row.info.key
+        if sample.digest in self._job.condemned:
+            reason = self._job.condemned[sample.digest]
+            raise SampleError("decoder_died", reason, shard=shard, key=key, offset=sample.offset)
+        first = 0
+        for view, picture in row.pictures:
+            assert out is not None, "pictures have crops"
+            try:
+                with self._clock.stage("decode"):
+                    pixels = decode(picture.member.data, picture.header)
+            except SampleError as exc:
+                exc.at(shard=shard, key=key, member=picture.member.name, offset=picture.member.offset)
+                raise
+            with self._clock.stage("resize"):
+                self._of._cutter.cut(pixels, view.grid, out[first : first + view.crops])
+            first += view.crops
+
+    def _good_spare(self) -> tuple[Row, NDArray[np.uint8]] | None:
+        """The first row of the global step that is good, with its crops; None where no row is."""
+        size = self._of._recipe.image_size
+        for place, spare in enumerate(self._job.spares, start=len(self._job.rows)):
+            if spare.digest in self._bad:
+                continue
+            row = self._encode(place, spare)
+            crops = np.empty((spare.crops, 3, size, size), np.uint8)
+            try:
+                self._draw(place, row, crops)
+            except SampleError:
+                self._bad.add(spare.digest)
+            else:
+                return row, crops
+        return None
+
+    def _with_spare(
+        self, rows: Sequence[Row], spare: Row, crops: NDArray[np.uint8], buffer: memoryview
+    ) -> tuple[list[Row], Batch]:
+        """The batch again, with `spare` in place of its last filler, or else of its first masked row."""
+        statuses = [row.info.status for row in rows]
+        last_filler = len(rows) - 1 - statuses[::-1].index("filler") if "filler" in statuses else None
+        place = statuses.index("masked") if last_filler is None else last_filler
+        mixed = [spare.repeated(row) if at == place else row for at, row in enumerate(rows)]
+        batch = Batch(self._of._recipe, self._job, mixed, buffer)
+        for at in range(len(mixed)):
+            batch.blank(at)
+        if len(crops):
+            batch.crops(place)[...] = crops
+        return mixed, batch
+
+    def _begin(self, place: int) -> None:
+        self._budget.renew()
+        self._progress(place)
+
+
+def _stale(shard: str, row: JobRow, what: str) -> OwlStreamError:
+    """The bytes are those that were indexed, so the index was made by another recipe or program than it says."""
+    return OwlStreamError(
+        f"shard {shard}, sample @ {row.offset}: the index is stale: expected {what}; delete the index and index again"
+    )

@@ -1,0 +1,231 @@
+"""A dataset as it is served: index, plan and recipe under one fingerprint. Makes jobs, never decodes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from owl_stream.assemble.assembler import Assembler, AssemblerFactory
+from owl_stream.assemble.fingerprint import assembly_id, components, cost_recipe_digest, fingerprint
+from owl_stream.assemble.heaviest import Heaviest, find_heaviest
+from owl_stream.assemble.job import Job, JobRow
+from owl_stream.assemble.measure import Measurer
+from owl_stream.assemble.payload import schema
+from owl_stream.assemble.tokenizer import TokenizerFile, load_tokenizer
+from owl_stream.config import DatasetConfig
+from owl_stream.errors import RequestError
+from owl_stream.plan import Plan, check_deal, check_rank, valid_micro_batch_sizes
+from owl_stream.shards import Index, Progress, build_index, find_shards
+from owl_stream.wire import MAX_FRAME_BYTES, Totals
+
+
+class Dataset:
+    """Immutable and safe to share between threads. Owns its index.
+
+    `fingerprint` names the exact sequence of global steps, `components` what it is made of, `assembly` what makes the
+    pixels. `schema`: the tensors that batches may hold. `totals`: what an epoch holds.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        config: DatasetConfig,
+        index: Index,
+        tokenizer: TokenizerFile,
+        *,
+        max_frame_bytes: int = MAX_FRAME_BYTES,
+    ) -> None:
+        self.name, self.recipe = name, config.recipe
+        self.layout, self.global_batch_size = config.layout, config.global_batch_size
+        self._index, self._on_bad_sample, self._max_frame_bytes = index, config.on_bad_sample, max_frame_bytes
+        self._plan = Plan(index, config.plan)
+        self.assembler_factory = AssemblerFactory(self.recipe, tokenizer, index.shards)
+        self.components = components(index.manifest_digest, index.cost_digest, tokenizer, self.recipe, config.plan)
+        self.fingerprint = fingerprint(self.components)
+        self.assembly = assembly_id(self.recipe)
+        self.schema = schema(self.recipe)
+        self.samples, self.quarantined = index.samples, index.quarantined
+        self.steps_per_epoch = self._plan.steps_per_epoch
+        self.totals = Totals(
+            steps=self._plan.steps_per_epoch,
+            samples=index.samples - self._plan.dropped_per_epoch,
+            fillers=self._plan.fillers_per_epoch,
+            dropped=self._plan.dropped_per_epoch,
+            quarantined=index.quarantined,
+        )
+        self._max_shard_name_bytes = max(len(shard.name.encode()) for shard in index.shards)
+        # All ranks ask for the same step at about the same time, each for its own part of it.
+        self._rows = lru_cache(maxsize=16)(self._rows_of_step)
+        self._heaviest = lru_cache(maxsize=16)(self._find_heaviest)
+
+    def job(self, epoch: int, step: int, micro: int, rank: int, world_size: int, micro_batch_size: int) -> Job:
+        """What a worker needs to assemble one micro-batch.
+
+        Raises:
+            RequestError: there is no such coordinate, or its frame would be too large; the message names valid values.
+            ReadError: the index cannot be read.
+        """
+        check_deal(self.global_batch_size, world_size, micro_batch_size)
+        check_rank(rank, world_size)
+        planned = self._plan.step(epoch, step)
+        places = planned.deal(world_size, micro_batch_size).micro_batch(rank, micro)
+        rows = self._rows(epoch, step)
+        job = Job(
+            fingerprint=self.fingerprint,
+            epoch=epoch,
+            step=step,
+            micro=micro,
+            rank=rank,
+            world_size=world_size,
+            rows=tuple(rows[place] if place >= 0 else None for place in places.tolist()),
+            spares=rows,
+            step_supervised_tokens=planned.supervised_tokens,
+            on_bad_sample=self._on_bad_sample,
+        )
+        self._check_size(job, world_size, micro_batch_size)
+        return job
+
+    def capacity(self, job: Job) -> int:
+        """Bytes that surely hold the job's frame."""
+        return job.capacity(self.recipe, self._max_shard_name_bytes)
+
+    def assembler(self) -> Assembler:
+        """An assembler for use in this process."""
+        return self.assembler_factory()
+
+    def heaviest(self, world_size: int, micro_batch_size: int) -> Heaviest:
+        """The dearest micro-batch of epoch 0; see `Heaviest` for how exact that is.
+
+        Raises:
+            RequestError: world_size * micro_batch_size does not divide the global batch size.
+        """
+        return self._heaviest(world_size, micro_batch_size)
+
+    def describe(self) -> dict[str, Any]:
+        """What /v1/datasets/{name} shows, ready for JSON."""
+        return {
+            "name": self.name,
+            "layout": self.layout,
+            "fingerprint": self.fingerprint,
+            "components": self.components,
+            "assembly": self.assembly,
+            "samples": self.samples,
+            "quarantined": self.quarantined,
+            "global_batch_size": self.global_batch_size,
+            "steps_per_epoch": self.steps_per_epoch,
+            "totals": asdict(self.totals),
+            "schema": [asdict(entry) for entry in self.schema],
+        }
+
+    def describe_step(self, epoch: int, step: int) -> dict[str, Any]:
+        """Which samples are in a global step, in canonical order, with their costs; ready for JSON.
+
+        Raises:
+            RequestError: there is no such step.
+            ReadError: the keys, which stand in the shards, cannot be read.
+        """
+        planned = self._plan.step(epoch, step)
+        keys = self._index.keys(planned.ids)
+        rows = [
+            {
+                "shard": self._index.shards[row.shard].name,
+                "key": key,
+                "text_tokens": row.text_tokens,
+                "supervised_tokens": row.supervised_tokens,
+                "crops": row.crops,
+            }
+            for key, row in zip(keys, self._rows(epoch, step), strict=True)
+        ]
+        return {
+            "epoch": epoch,
+            "step": step,
+            "pool": planned.pool,
+            "fillers": planned.fillers,
+            "supervised_tokens": planned.supervised_tokens,
+            "rows": rows,
+        }
+
+    def quarantine(self, offset: int = 0, limit: int | None = None) -> list[dict[str, Any]]:
+        """Samples (and damage of shards) that were found bad at indexing, from `offset` on; ready for JSON."""
+        stop = None if limit is None else offset + limit
+        return [asdict(bad) for bad in islice(self._index.quarantine(), offset, stop)]
+
+    def close(self) -> None:
+        """Close the index."""
+        self._index.close()
+
+    def _rows_of_step(self, epoch: int, step: int) -> tuple[JobRow, ...]:
+        planned = self._plan.step(epoch, step)
+        spans, costs = self._index.spans(planned.ids), planned.costs
+        columns = (
+            spans.shard,
+            spans.offset,
+            spans.length,
+            spans.digest,
+            costs.text_tokens,
+            costs.supervised_tokens,
+            costs.crops,
+        )
+        return tuple(JobRow(*row) for row in zip(*(column.tolist() for column in columns), strict=True))
+
+    def _find_heaviest(self, world_size: int, micro_batch_size: int) -> Heaviest:
+        return find_heaviest(self._plan, self.recipe, world_size, micro_batch_size)
+
+    def _check_size(self, job: Job, world_size: int, micro_batch_size: int) -> None:
+        nbytes = self.capacity(job)
+        if nbytes <= self._max_frame_bytes:
+            return
+        smaller = [m for m in valid_micro_batch_sizes(self.global_batch_size, world_size) if m < micro_batch_size]
+        remedy = (
+            f"use a micro_batch_size of {', '.join(map(str, smaller))}, or a larger world_size"
+            if smaller
+            else "one row alone is too large: raise max_frame_bytes, or lower image_size or max_length"
+        )
+        raise RequestError(
+            f"{job}: a frame of up to {nbytes} bytes, expected at most max_frame_bytes = "
+            f"{self._max_frame_bytes}; {remedy}"
+        )
+
+
+def open_dataset(
+    name: str,
+    config: DatasetConfig,
+    base: Path,
+    index_dir: Path | None = None,
+    processes: int = 1,
+    progress: Callable[[Progress], None] | None = None,
+    *,
+    max_frame_bytes: int = MAX_FRAME_BYTES,
+) -> Dataset:
+    """Find the shards, load the tokenizer, build or open the index, make the plan.
+
+    Relative paths start at `base`. `index_dir` None keeps the index next to the shards. `progress` is told how far
+    indexing is; what it raises ends it.
+
+    Raises:
+        ConfigError: shards or tokenizer not found, or settings that leave nothing to plan.
+        ShardError, SampleError: damage, where `on_bad_sample` is `fail`.
+        DataError: no good sample.
+        ReadError: storage failed.
+    """
+    recipe = config.recipe
+    shards = find_shards(config.shards, base)
+    tokenizer = load_tokenizer(config.tokenizer, base)
+    index = build_index(
+        shards,
+        Measurer(recipe, tokenizer),
+        cost_recipe_digest(recipe, tokenizer),
+        index_dir,
+        processes=processes,
+        on_bad_sample=config.on_bad_sample,
+        progress=progress,
+    )
+    try:
+        return Dataset(name, config, index, tokenizer, max_frame_bytes=max_frame_bytes)
+    except BaseException:
+        index.close()
+        raise

@@ -1,0 +1,76 @@
+"""A sample -> its row of text and the pictures behind it. Indexing and assembly both go this way, so they agree."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from owl_stream.assemble.header import Header, probe
+from owl_stream.config import Recipe
+from owl_stream.errors import SampleError
+from owl_stream.layouts import EncodedRow, Image, Medium, Tokenizer, Video, View, get_layout
+from owl_stream.shards import IMAGE_MARKER, VIDEO_MARKER, Member, Record, Sample, read_record
+
+_MARKER = re.compile("|".join(map(re.escape, (IMAGE_MARKER, VIDEO_MARKER))))
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image member and what its header says."""
+
+    member: Member
+    header: Header
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedSample:
+    """A sample's row, and for each of the row's views the picture to decode."""
+
+    sample: Sample
+    row: EncodedRow
+    pictures: tuple[tuple[View, Picture], ...]
+
+
+class Encoder:
+    """Encodes samples by one recipe."""
+
+    def __init__(self, recipe: Recipe, tokenizer: Tokenizer) -> None:
+        self._recipe, self._tokenizer = recipe, tokenizer
+        self._layout = get_layout(recipe.layout)
+
+    def encode(self, sample: Sample) -> EncodedSample:
+        """Read the record and the image headers, and encode the conversation.
+
+        Raises:
+            SampleError: with shard and key, and the member where one is at fault.
+        """
+        try:
+            record = read_record(sample)
+            media = [(kind, [self._probe(member) for member in members]) for kind, members in _in_order(record)]
+            sizes = [_medium(kind, pictures) for kind, pictures in media]
+            row = self._layout.encode(record.messages, sizes, self._tokenizer, self._recipe)
+        except SampleError as exc:
+            exc.at(shard=sample.shard, key=sample.key)
+            raise
+        return EncodedSample(sample, row, tuple((view, media[view.medium][1][view.frame]) for view in row.views))
+
+    def _probe(self, member: Member) -> Picture:
+        try:
+            return Picture(member, probe(member.data, self._recipe.max_image_pixels))
+        except SampleError as exc:
+            exc.at(member=member.name, offset=member.offset)
+            raise
+
+
+def _in_order(record: Record) -> Iterator[tuple[str, tuple[Member, ...]]]:
+    """The media as the conversation names them: (marker, members). The record's numbers agree, so nothing is left."""
+    images, videos = iter(record.images), iter(record.videos)
+    for message in record.messages:
+        for marker in _MARKER.findall(message.content):
+            yield marker, next(videos) if marker == VIDEO_MARKER else (next(images),)
+
+
+def _medium(kind: str, pictures: Sequence[Picture]) -> Medium:
+    sizes = tuple(Image(picture.header.width, picture.header.height) for picture in pictures)
+    return Video(sizes) if kind == VIDEO_MARKER else sizes[0]

@@ -1,0 +1,28 @@
+"""What a sample will cost, without decoding a pixel: indexing calls this for every sample of every shard."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from owl_stream.assemble.encode import Encoder
+from owl_stream.assemble.tokenizer import TokenizerFile
+from owl_stream.config import Recipe
+from owl_stream.shards import Cost, Measure, Sample
+
+
+@dataclass(frozen=True)
+class Measurer:
+    """Makes the measure of one recipe; picklable, called once in every indexing process."""
+
+    recipe: Recipe
+    tokenizer: TokenizerFile
+
+    def __call__(self) -> Measure:
+        """Sample -> Cost. The measure raises SampleError for what cannot become a row."""
+        encoder = Encoder(self.recipe, self.tokenizer.build())
+
+        def measure(sample: Sample) -> Cost:
+            row = encoder.encode(sample).row
+            return Cost(row.text_tokens, row.supervised_tokens, row.crops)
+
+        return measure

@@ -1,0 +1,68 @@
+"""Pillow, kept quiet and translated: no warnings, no surprises of format, every failure a SampleError."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import io
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
+
+from owl_stream.errors import SampleError
+
+# Ours is `max_image_pixels`, checked on every header: Pillow's own limit would warn at half of a number nobody chose.
+Image.MAX_IMAGE_PIXELS = None
+
+
+def _silence_libtiff() -> None:
+    """libtiff tells stderr about every damaged file, and Pillow has no switch for it: take its handlers away.
+
+    Where the library cannot be found (no /proc), it goes on talking; nothing else changes.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        loaded = (line.split(maxsplit=5)[-1] for line in Path("/proc/self/maps").read_text().splitlines())
+        for path in {path for path in loaded if "libtiff" in Path(path).name}:
+            library = ctypes.CDLL(path)
+            library.TIFFSetErrorHandler(None)
+            library.TIFFSetWarningHandler(None)
+
+
+_silence_libtiff()
+
+_warnings = threading.RLock()
+"""`catch_warnings` changes the process's filters: two threads inside it at once would restore the wrong ones."""
+
+
+@contextmanager
+def open_image(data: bytes | memoryview, name: str) -> Iterator[Image.Image]:
+    """An image file of the format `name`, opened but not decoded; what the block does with it is translated too.
+
+    A JPEG is opened as a plain JPEG even where it is an MPO, whose first image it is.
+
+    Raises:
+        SampleError: `image_truncated` or `image_corrupt`.
+        MemoryError: there is not enough memory, which is not the sample's fault.
+    """
+    with _warnings, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            file = io.BytesIO(data)
+            with JpegImageFile(file) if name == "JPEG" else Image.open(file, formats=(name,)) as image:
+                yield image
+        except (SampleError, MemoryError):
+            raise
+        except Exception as exc:  # a decoder meets hostile bytes with whatever its code path raises
+            reason = "image_truncated" if "truncated" in str(exc) else "image_corrupt"
+            raise SampleError(reason, f"{name}: {_one_line(exc)}") from exc
+
+
+def _one_line(exc: Exception) -> str:
+    """The error's text without Pillow's object addresses, which differ from run to run."""
+    text = " ".join(str(exc).split()) or type(exc).__name__
+    return text.split(" <_io.")[0][:200]

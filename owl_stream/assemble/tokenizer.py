@@ -1,0 +1,116 @@
+"""The tokenizer as content: read once, shipped to workers as bytes, named by a digest rather than by a path."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import xxhash
+from tokenizers import Tokenizer as _Backend
+
+from owl_stream.errors import ConfigError, SampleError
+from owl_stream.layouts import Tokens
+
+END_OF_TEXT = "<|endoftext|>"
+SPECIAL_TOKENS = (END_OF_TEXT, "<|im_start|>", "<|im_end|>")
+
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+_CACHED_TEXTS, _CACHED_CHARACTERS = 4096, 64
+
+
+@dataclass(frozen=True)
+class TokenizerFile:
+    """A tokenizer's JSON. Picklable; two of the same content have the same digest, wherever they came from.
+
+    `name` is what the configuration calls it. `digest`: xxh3-128 of the content, 32 hex digits.
+    """
+
+    name: str
+    content: bytes = field(repr=False)
+    digest: str
+
+    def build(self) -> ChatTokenizer:
+        """Parse the content (half a second for 150,000 tokens).
+
+        Raises:
+            ConfigError: the content is no tokenizer, or lacks a special token of the chat text.
+        """
+        try:
+            backend = _Backend.from_str(self.content.decode())
+        except Exception as exc:  # tokenizers raises bare Exception
+            raise ConfigError(
+                f"tokenizer {self.name}: expected a `tokenizers` JSON file (tokenizer.json), got {exc}"
+            ) from exc
+        return ChatTokenizer(self.name, backend)
+
+
+class ChatTokenizer:
+    """Tokenises chunks; satisfies `owl_stream.layouts.Tokenizer`. Short chunks are cached: most of them repeat.
+
+    Special tokens spelled out in a text become their single ids, as with the released processors.
+    """
+
+    def __init__(self, name: str, backend: _Backend) -> None:
+        # Files from the hub may carry the settings of whoever saved them; rows are padded and cut by the layout.
+        backend.no_padding()
+        backend.no_truncation()
+        missing = [token for token in SPECIAL_TOKENS if not _is_one_token(backend, token)]
+        if missing:
+            raise ConfigError(
+                f"tokenizer {name}: expected {', '.join(SPECIAL_TOKENS)} as single tokens, missing "
+                f"{', '.join(missing)}; add them as special tokens"
+            )
+        self.pad_id: int = backend.encode(END_OF_TEXT, add_special_tokens=False).ids[0]
+        self.end_of_text_id: int = self.pad_id
+        self._backend = backend
+        self._cached: Callable[[str], Tokens] = lru_cache(maxsize=_CACHED_TEXTS)(self._encode)
+
+    def encode(self, text: str) -> Tokens:
+        """Tokenise one chunk; offsets are in characters of `text`.
+
+        Raises:
+            SampleError: `text_surrogate`, the text cannot be encoded as UTF-8 (a lone surrogate).
+        """
+        return self._cached(text) if len(text) <= _CACHED_CHARACTERS else self._encode(text)
+
+    def _encode(self, text: str) -> Tokens:
+        try:
+            encoding = self._backend.encode(text, add_special_tokens=False)
+        except TypeError as exc:
+            raise SampleError("text_surrogate", f"expected text that UTF-8 can hold, got {text[:40]!a}") from exc
+        return Tokens(tuple(encoding.ids), tuple(encoding.offsets))
+
+
+def load_tokenizer(spec: str, base: Path) -> TokenizerFile:
+    """Read a tokenizer: a path relative to `base`, or else a hub id (`org/name`), which asks the network.
+
+    Raises:
+        ConfigError: not found, not a tokenizer, or one without the special tokens of the chat text.
+    """
+    path = base / spec
+    try:
+        content = path.read_bytes() if path.is_file() else _from_hub(spec, path)
+    except OSError as exc:
+        raise ConfigError(f"tokenizer {path}: cannot read it: {exc.strerror}") from exc
+    tokenizer = TokenizerFile(spec, content, xxhash.xxh3_128_hexdigest(content))
+    tokenizer.build()
+    return tokenizer
+
+
+def _from_hub(spec: str, path: Path) -> bytes:
+    reason = f"no file {path}"
+    if _HUB_ID.fullmatch(spec) and not spec.endswith(".json"):
+        try:
+            return str(_Backend.from_pretrained(spec).to_str()).encode()
+        except Exception as exc:  # whatever the network stack of the day raises
+            reason += f", and the hub says: {' '.join(str(exc).split())}"
+    raise ConfigError(f"tokenizer not found: expected a tokenizers file or a hub id (org/name), got {spec!r}: {reason}")
+
+
+def _is_one_token(backend: Any, token: str) -> bool:
+    ids = backend.encode(token, add_special_tokens=False).ids
+    return bool(len(ids) == 1 and ids[0] == backend.token_to_id(token))
