@@ -1,0 +1,137 @@
+"""Server, worker and trainer are killed for real; what the trainer was given is what an undisturbed one was given."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from owl_client import OwlStreamDataset
+from tests.support.datasets import small_dataset
+from tests.support.hashes import batch_line
+from tests.support.server import ServerProcess
+
+EPOCHS = 2
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Frames of megabytes, so that a server that is killed while a reader waits is in the middle of one."""
+    return small_dataset(tmp_path_factory.mktemp("kills"), image_size=224, server={"prefetch_bytes": 8 << 20})
+
+
+@pytest.fixture
+def server(config: Path) -> Iterator[ServerProcess]:
+    """A server to be harmed."""
+    with ServerProcess(config) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def undisturbed(config: Path) -> list[str]:
+    """What a reader gets when nothing happens."""
+    with ServerProcess(config) as server:
+        return read(server.url)
+
+
+def read(url: str) -> list[str]:
+    """The lines of all batches of the first epochs."""
+    dataset = OwlStreamDataset(url, dtype=torch.uint8)
+    return [batch_line(batch) for _ in range(EPOCHS) for batch in dataset]
+
+
+def children(server: ServerProcess) -> list[int]:
+    """Process ids of the server's workers."""
+    assert server.process is not None
+    pid = server.process.pid
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def test_two_undisturbed_runs_are_equal(server: ServerProcess, undisturbed: list[str]) -> None:
+    """The comparison below means something: runs are long, all lines differ, and another server gives the same."""
+    assert len(set(undisturbed)) == len(undisturbed) == EPOCHS * 11
+    assert read(server.url) == undisturbed
+
+
+def test_fault_1_a_server_killed_in_the_middle_of_a_frame_loses_nothing(
+    server: ServerProcess, undisturbed: list[str]
+) -> None:
+    """SIGKILL at several places of two epochs, restart on the same port: the same batches in the same order."""
+    dataset = OwlStreamDataset(server.url, dtype=torch.uint8, prefetch=1)
+    lines = []
+    for _ in range(EPOCHS):
+        for batch in dataset:
+            lines.append(batch_line(batch))
+            if len(lines) in (2, 9, 15):
+                server.kill()
+                server.start()
+    assert lines == undisturbed
+    assert dataset.stats().reconnects >= 3
+
+
+def test_fault_22_ten_kills_in_a_row_lose_nothing(server: ServerProcess, undisturbed: list[str]) -> None:
+    """Workers and server in turn, killed after every other batch."""
+    dataset = OwlStreamDataset(server.url, dtype=torch.uint8, prefetch=1)
+    lines, kills = [], 0
+    for _ in range(EPOCHS):
+        for batch in dataset:
+            lines.append(batch_line(batch))
+            if len(lines) % 2 == 0 and kills < 10:
+                kills += 1
+                if kills % 3:
+                    os.kill(children(server)[kills % len(children(server))], signal.SIGKILL)
+                else:
+                    server.kill()
+                    server.start()
+    assert kills == 10
+    assert lines == undisturbed
+
+
+def test_fault_4_workers_killed_in_the_middle_of_batches_lose_nothing(
+    server: ServerProcess, undisturbed: list[str]
+) -> None:
+    """Every worker is killed after every third batch; nothing is masked and no byte differs."""
+    dataset = OwlStreamDataset(server.url, dtype=torch.uint8, prefetch=1)
+    lines = []
+    for _ in range(EPOCHS):
+        for batch in dataset:
+            lines.append(batch_line(batch))
+            if len(lines) % 3 == 0:
+                for pid in children(server):
+                    os.kill(pid, signal.SIGKILL)
+    assert lines == undisturbed
+    assert dataset.stats().rows.get("masked", 0) == 0
+
+
+def test_fault_3_and_16_a_killed_trainer_goes_on_at_its_checkpoint(
+    server: ServerProcess, undisturbed: list[str], tmp_path: Path
+) -> None:
+    """SIGKILL of the trainer at many places, started again each time: its log is that of an undisturbed run."""
+    command = [sys.executable, "-m", "tests.faults.trainer", server.url, str(tmp_path), str(EPOCHS)]
+    for batches in (1, 4, 3, 5):
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as trainer:
+            assert trainer.stdout is not None
+            for _ in range(batches):
+                assert trainer.stdout.readline()
+            trainer.kill()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    assert (tmp_path / "log").read_text().splitlines() == undisturbed
+
+
+def test_fault_15_the_second_url_takes_over(config: Path, undisturbed: list[str]) -> None:
+    """The first server dies in the middle of an epoch and stays dead: the second one's batches continue it."""
+    with ServerProcess(config) as first, ServerProcess(config) as second:
+        dataset = OwlStreamDataset([first.url, second.url], dtype=torch.uint8, prefetch=1)
+        lines = []
+        for _ in range(EPOCHS):
+            for batch in dataset:
+                lines.append(batch_line(batch))
+                if len(lines) == 4:
+                    first.kill()
+        assert lines == undisturbed
