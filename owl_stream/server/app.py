@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -20,8 +19,6 @@ from owl_stream.server.catalogue import Catalogue
 from owl_stream.server.metrics import Metrics
 from owl_stream.server.state import ServerState
 from owl_stream.server.streams import Streams
-
-log = logging.getLogger("owl_stream.server")
 
 
 def create_app(
@@ -85,8 +82,8 @@ async def _open(state: ServerState, on_failure: Callable[[OwlStreamError], None]
         # Workers start when there is work for them: an index that cannot be built needs none.
         await state.engine.start()
     except OwlStreamError as exc:
-        log.error("%s", exc)
-        on_failure(exc)
+        if not state.catalogue.stopped:
+            on_failure(exc)
     else:
         on_ready()
 

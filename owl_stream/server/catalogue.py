@@ -66,8 +66,13 @@ class Catalogue:
         """Make `open_all` give up at its next report of progress."""
         self._stop.set()
 
+    @property
+    def stopped(self) -> bool:
+        """Whether `stop` was called."""
+        return self._stop.is_set()
+
     def _note(self, entry: Entry, done: Progress) -> None:
-        if self._stop.is_set():
+        if self.stopped:
             raise ServerBusyError("the server stops: indexing was given up and goes on at the next start")
         entry.progress = done.bytes_done / max(done.bytes_total, 1)
 

@@ -94,7 +94,7 @@ def serve(
         timeout_graceful_shutdown=math.ceil(config.server.grace_s),
     )
     server = _Server(settings, app.state.server.draining)
-    with bind(config.server.host, config.server.port) as sock:
+    with bind(config.server.host, config.server.port) as sock, server.capture_signals():
         host, port = sock.getsockname()[:2]
         on_listening(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
         server.run(sockets=[sock])

@@ -1,0 +1,82 @@
+"""Configuration: frozen, strict, and explicit about where a wrong value came from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from owl_stream.config import load_config
+from owl_stream.errors import ConfigError
+
+MINIMAL = "datasets: {train: {shards: ['a.tar'], tokenizer: t.json}}\n"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A minimal configuration file."""
+    path = tmp_path / "owl-stream.yaml"
+    path.write_text(MINIMAL)
+    return path
+
+
+def test_defaults_are_the_designs(path: Path) -> None:
+    """A file with shards and a tokenizer is enough, and means what the documentation says."""
+    config = load_config(path, {})
+    train = config.datasets["train"]
+    assert (train.layout, train.image_size, train.cut, train.resize) == ("owl3-240728", 384, "single", "simd")
+    assert (train.max_length, train.global_batch_size, train.bucket_window) == (4096, 8, 32)
+    assert (train.shuffle, train.modality, train.last, train.on_bad_sample) == ("full", "pure", "fill", "mask")
+    assert (config.server.host, config.server.port, config.base) == ("127.0.0.1", 8000, path.parent)
+    assert train.plan.vision_tokens_per_crop == 729
+
+
+def test_settings_are_frozen(path: Path) -> None:
+    """Nobody changes a setting after it was validated."""
+    config = load_config(path, {})
+    with pytest.raises(ValidationError):
+        config.server.port = 1  # type: ignore[misc] # that it fails is the point
+
+
+def test_the_environment_overrides_the_file(path: Path) -> None:
+    """`OWL_` + path, whatever the case; other OWL_ variables are not ours."""
+    environ = {"OWL_SERVER__PORT": "9000", "OWL_DATASETS__TRAIN__SEED": "3", "OWL_TOKEN": "secret", "PATH": "x"}
+    config = load_config(path, environ)
+    assert (config.server.port, config.datasets["train"].seed) == (9000, 3)
+
+
+def test_a_wrong_variable_is_named(path: Path) -> None:
+    """The error names the variable, not the file, where the value came from the environment."""
+    with pytest.raises(ConfigError, match=r"^OWL_SERVER__PORT: `server.port`.*'many'"):
+        load_config(path, {"OWL_SERVER__PORT": "many"})
+    with pytest.raises(ConfigError, match=r"OWL_SERVER__PROT: unknown key `server.prot`; did you mean `port`"):
+        load_config(path, {"OWL_SERVER__PROT": "1"})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("server: {}\n", "`datasets` is missing"),
+        ("- 1\n", "expected a mapping"),
+        ("a: [\n", "not valid YAML"),
+        ("dataset: {}\n" + MINIMAL, "did you mean `datasets`"),
+        ("datasets: {train: {shards: [], tokenizer: t}}\n", "datasets.train.shards"),
+        ("datasets: {train: {shards: [a]}}\n", "`datasets.train.tokenizer` is missing"),
+        ("datasets: {}\n", "`datasets`"),
+    ],
+)
+def test_wrong_files_are_refused_by_name(path: Path, text: str, message: str) -> None:
+    """File, key and expectation stand in the message."""
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_config(path, {})
+    assert str(path) in str(caught.value)
+
+
+def test_unreadable_files_are_refused(tmp_path: Path) -> None:
+    """A missing file, a directory and bytes that are not text are configuration errors."""
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
+    for name in ("missing.yaml", ".", "binary"):
+        with pytest.raises(ConfigError):
+            load_config(tmp_path / name, {})
