@@ -18,8 +18,11 @@ check: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/pytest tests/test_layers.py
 
+# The real samples where they lie beside the checkout, else synthetic ones.
+REAL := $(wildcard ../shared/data/real/*.tar)
+
 bench: $(VENV)/.dev
-	$(BIN)/python -m benchmarks.padding
+	$(BIN)/python -m benchmarks.padding $(if $(REAL),--shards $(REAL) --tokenizer ../shared/data/qwen2-tokenizer.json)
 
 serve: $(VENV)/.demo
 	$(BIN)/owl-stream serve $(ARGS)

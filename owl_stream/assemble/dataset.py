@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,9 @@ from owl_stream.assemble.fingerprint import assembly_id, components, cost_recipe
 from owl_stream.assemble.heaviest import Heaviest, find_heaviest
 from owl_stream.assemble.job import Job, JobRow
 from owl_stream.assemble.measure import Measurer
+from owl_stream.assemble.origin import read_members
 from owl_stream.assemble.payload import schema
+from owl_stream.assemble.pieces import Pieces
 from owl_stream.assemble.tokenizer import TokenizerFile, load_tokenizer
 from owl_stream.config import DatasetConfig
 from owl_stream.errors import RequestError
@@ -134,6 +136,8 @@ class Dataset:
             {
                 "shard": self._index.shards[row.shard].name,
                 "key": key,
+                "offset": row.offset,
+                "nbytes": row.length,
                 "text_tokens": row.text_tokens,
                 "supervised_tokens": row.supervised_tokens,
                 "crops": row.crops,
@@ -148,6 +152,40 @@ class Dataset:
             "supervised_tokens": planned.supervised_tokens,
             "rows": rows,
         }
+
+    def describe_deal(self, epoch: int, step: int, world_size: int, micro_batch_size: int) -> dict[str, Any]:
+        """How a global step is dealt: places in `describe_step`'s rows by rank and micro-batch (-1: filler), and costs.
+
+        Raises:
+            RequestError: there is no such step, or no such deal.
+        """
+        planned = self._plan.step(epoch, step)
+        dealt = planned.deal(world_size, micro_batch_size)
+        return {
+            "rows": dealt.rows.tolist(),
+            "micro_costs": dealt.micro_costs.tolist(),
+            "rank_costs": dealt.rank_costs.tolist(),
+            "padded_tokens": dealt.padded_tokens,
+            "weights": asdict(planned.weights),
+        }
+
+    def members(self, epoch: int, step: int, place: int) -> list[dict[str, Any]]:
+        """Name, offset in the shard and length of each member of the sample at a place in `describe_step`'s rows.
+
+        Raises:
+            RequestError: there is no such step or place.
+            ReadError: the shard cannot be read.
+            DataChangedError: the sample is not what was indexed.
+        """
+        rows = self._rows(epoch, step)
+        if not 0 <= place < len(rows):
+            raise RequestError(f"place {place}: expected 0 to {len(rows) - 1}, the samples of step {step}")
+        return read_members(self._index.shards, rows[place])
+
+    @cached_property
+    def pieces(self) -> Pieces:
+        """Token ids back to bytes. Costs half a second and the vocabulary's memory when first asked for."""
+        return Pieces(self.assembler_factory.tokenizer)
 
     def quarantine(self, offset: int = 0, limit: int | None = None) -> list[dict[str, Any]]:
         """Samples (and damage of shards) that were found bad at indexing, from `offset` on; ready for JSON."""

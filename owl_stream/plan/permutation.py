@@ -45,6 +45,7 @@ class Permutation:
 
     def __call__(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         """Where each position goes. `positions`: int64 [n] in 0..size-1; returns int64 [n], distinct for distinct."""
+        assert not positions.size or 0 <= positions.min() <= positions.max() < self.size  # else the walk never ends
         values = self._encrypt(positions.astype(np.uint64))
         while (outside := np.flatnonzero(values >= np.uint64(self.size))).size:
             values[outside] = self._encrypt(values[outside])
