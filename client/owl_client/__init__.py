@@ -1,0 +1,12 @@
+"""The trainer's side: an `IterableDataset` that receives batches from owl-stream servers, ready for a model.
+
+It never decodes, tokenises or pads, and imports nothing of the server's but the wire format and the errors.
+"""
+
+from owl_client.batch import Batch, BatchMeta
+from owl_client.connection import Timeouts
+from owl_client.dataset import OwlStreamDataset
+from owl_client.failover import Backoff
+from owl_client.stats import ClientStats
+
+__all__ = ["Backoff", "Batch", "BatchMeta", "ClientStats", "OwlStreamDataset", "Timeouts"]

@@ -1,0 +1,92 @@
+"""What a trainer receives: a dict of tensors that a model can be called with, and beside it where it came from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from owl_client.device import PIXELS, normalise
+from owl_stream.errors import FrameError, RequestError
+from owl_stream.wire import RowInfo
+
+OFFSETS, OFFSET_LENGTHS = "media_offset", "media_offset_lengths"
+
+
+@dataclass(frozen=True)
+class BatchMeta:
+    """What a batch is and where it stands in the run.
+
+    `state` is the state after this batch, ready for `load_state_dict`. The token-weighted mean loss over a global step
+    is the sum over its micro-batches of `loss * supervised_tokens * world_size / step_supervised_tokens`.
+    """
+
+    epoch: int
+    step: int
+    micro: int
+    rank: int
+    world_size: int
+    rows: tuple[RowInfo, ...]
+    attended_tokens: int
+    supervised_tokens: int
+    step_supervised_tokens: int
+    state: dict[str, Any]
+
+
+class Batch(dict[str, Any]):
+    """A dict that `model(**batch)` takes as it is.
+
+    `input_ids`, `attention_mask`, `labels`: int64 [B, L]; `media_offset`: int64 [B, L, 2] for owl3-240728, a list of B
+    int64 tensors for owl3-241101; `pixel_values`: [crops, 3, S, S], absent when there are no crops. `meta` says the
+    rest; whoever rebuilds a batch from a bare mapping loses it.
+    """
+
+    def __init__(self, tensors: Any = (), meta: BatchMeta | None = None, raw_for: torch.dtype | None = None) -> None:
+        super().__init__(tensors)
+        self._meta, self._raw_for = meta, raw_for
+
+    @property
+    def meta(self) -> BatchMeta:
+        """What this batch is.
+
+        Raises:
+            RequestError: some library built this batch anew from its tensors.
+        """
+        if self._meta is None:
+            raise RequestError(
+                "this Batch was rebuilt from bare tensors and has no meta; read meta before that happens"
+            )
+        return self._meta
+
+    def to(self, device: str | torch.device, non_blocking: bool = False) -> Batch:
+        """A batch with all tensors on `device`, pixels normalised if they were still raw for that; keeps `meta`."""
+        moved = {key: _move(value, torch.device(device), non_blocking) for key, value in self.items()}
+        if self._raw_for is not None and PIXELS in moved:
+            moved[PIXELS] = normalise(moved[PIXELS], self._raw_for)
+        return Batch(moved, self._meta)
+
+
+def _move(value: Any, device: torch.device, non_blocking: bool) -> Any:
+    if isinstance(value, list):
+        return [_move(each, device, non_blocking) for each in value]
+    return value.to(device, non_blocking=non_blocking)
+
+
+def split_offsets(tensors: dict[str, torch.Tensor], lengths: list[int]) -> dict[str, Any]:
+    """Replace the flat `media_offset` of owl3-241101 by one tensor per row."""
+    return {**tensors, OFFSETS: list(torch.split(tensors[OFFSETS], lengths))}
+
+
+def check_lengths(flat: int, lengths: list[int], rows: int) -> list[int]:
+    """`lengths` if they cut a flat tensor of `flat` entries into `rows` parts.
+
+    Raises:
+        FrameError: they do not.
+    """
+    if len(lengths) != rows or min(lengths, default=0) < 0 or sum(lengths) != flat:
+        raise FrameError(
+            f"{OFFSET_LENGTHS}: expected {rows} lengths from 0 with the sum {flat}, got {len(lengths)} "
+            f"with the sum {sum(lengths)}"
+        )
+    return lengths

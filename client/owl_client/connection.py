@@ -1,0 +1,225 @@
+"""One HTTP exchange with one server, on a connection of its own, read straight into the caller's memory."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import NoReturn
+from urllib.parse import quote, urlencode, urlsplit
+
+from owl_client.answers import error_from_answer
+from owl_client.transport import Description, Interrupt, StreamRequest
+from owl_stream.errors import ConfigError, OwlStreamError, PeerGoneError, ServerError
+from owl_stream.wire import MEDIA_TYPE
+
+TOKEN_VARIABLE = "OWL_TOKEN"
+MAX_ANSWER_BYTES = 4 << 20
+"""Of a JSON answer; a description of a dataset has a few kilobytes."""
+MAX_ERROR_BYTES = 64 << 10
+
+
+@dataclass(frozen=True)
+class Token:
+    """A secret that never shows itself: it is masked in `repr`, `str` and every error."""
+
+    _secret: str
+
+    def __post_init__(self) -> None:
+        if not self._secret.isascii() or not self._secret.isprintable() or " " in self._secret:
+            raise ConfigError("token: expected printable ASCII without spaces; check token= and OWL_TOKEN")
+
+    def __repr__(self) -> str:
+        return "***"
+
+    @property
+    def header(self) -> str:
+        """The value of the `Authorization` header."""
+        return f"Bearer {self._secret}"
+
+    def masked(self, text: str) -> str:
+        """`text` with the secret blotted out, should a server repeat it."""
+        return text.replace(self._secret, "***")
+
+    @classmethod
+    def find(cls, token: str | None) -> Token | None:
+        """The token given, else that of the environment variable OWL_TOKEN, else none."""
+        secret = token if token is not None else os.environ.get(TOKEN_VARIABLE, "")
+        return cls(secret) if secret else None
+
+
+@dataclass(frozen=True)
+class Timeouts:
+    """How long to wait: for a connection, and for any byte of an answer.
+
+    A server sends a heartbeat every 5 s, so after three missed ones the connection is held to be dead.
+    """
+
+    connect_s: float = 10.0
+    read_s: float = 15.0
+
+
+def check_url(url: str) -> str:
+    """A server's base address without a trailing slash.
+
+    Raises:
+        ConfigError: not `http(s)://host[:port][/path]`; secrets belong in `token`, not in the address.
+    """
+    try:
+        parts = urlsplit(url)
+        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except (ValueError, AttributeError):
+        raise ConfigError("url: expected http://host:port, got something that is not an address") from None
+    if not valid or not url.isascii() or not url.isprintable() or " " in url:
+        raise ConfigError(f"url: expected http://host:port, got {url.rpartition('@')[2]!r}")
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        raise ConfigError(
+            f"url: expected http://host:port alone, got credentials, a query or a fragment for {parts.hostname}; "
+            f"pass secrets as token="
+        )
+    return url.rstrip("/")
+
+
+@dataclass(frozen=True)
+class HttpTransport:
+    """HTTP/1.1 by `http.client`; every request has a fresh connection."""
+
+    token: Token | None = None
+    timeouts: Timeouts = Timeouts()
+
+    def describe(self, url: str, dataset: str) -> Description:
+        """See `Transport.describe`."""
+        with self._translated(url):
+            connection, response = self._get(url, f"/v1/datasets/{quote(dataset, safe='')}", Interrupt())
+            try:
+                return read_description(url, response.read(MAX_ANSWER_BYTES))
+            finally:
+                response.close()
+                connection.close()
+
+    def open(self, url: str, request: StreamRequest, interrupt: Interrupt) -> HttpByteStream:
+        """See `Transport.open`."""
+        path = f"/v1/datasets/{quote(request.dataset, safe='')}/stream?{urlencode(request.query())}"
+        with self._translated(url):
+            connection, response = self._get(url, path, interrupt)
+        stream = HttpByteStream(url, connection, response, interrupt)
+        media_type, coding = response.headers.get_content_type(), response.headers.get("Content-Encoding", "identity")
+        if media_type != MEDIA_TYPE or coding != "identity":
+            stream.close()
+            raise ServerError(
+                f"{url}: expected {MEDIA_TYPE}, uncompressed, got {media_type} ({coding}); is a proxy between?"
+            )
+        return stream
+
+    def _get(
+        self, url: str, path: str, interrupt: Interrupt
+    ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
+        parts = urlsplit(url)
+        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+        connection = kind(parts.hostname or "", parts.port, timeout=self.timeouts.connect_s)
+        try:
+            connection.connect()
+            sock: socket.socket = connection.sock  # http.client lets go of it once it has the answer's head
+            sock.settimeout(self.timeouts.read_s)
+            with interrupt.waking(lambda: _shut_down(sock)):
+                connection.request("GET", parts.path + path, headers=self._headers())
+                response = connection.getresponse()
+                if response.status != 200:
+                    _refuse(url, response)
+        except BaseException:
+            connection.close()
+            raise
+        return connection, response
+
+    def _headers(self) -> dict[str, str]:
+        authorization = {"Authorization": self.token.header} if self.token else {}
+        return {"Accept-Encoding": "identity", "User-Agent": "owl-client", **authorization}
+
+    @contextmanager
+    def _translated(self, url: str) -> Iterator[None]:
+        try:
+            yield
+        except OwlStreamError as exc:
+            if self.token and exc.args and isinstance(exc.args[0], str):
+                exc.args = (self.token.masked(exc.args[0]), *exc.args[1:])
+            raise
+        except (OSError, http.client.HTTPException) as exc:
+            raise PeerGoneError(f"{url}: {_reason(exc)}") from exc
+
+
+class HttpByteStream:
+    """The body of a streaming answer."""
+
+    def __init__(
+        self,
+        url: str,
+        connection: http.client.HTTPConnection,
+        response: http.client.HTTPResponse,
+        interrupt: Interrupt,
+    ) -> None:
+        self._url, self._connection, self._response, self._interrupt = url, connection, response, interrupt
+
+    def readinto(self, buffer: memoryview) -> int:
+        """See `ByteStream.readinto`."""
+        try:
+            return self._response.readinto(buffer)
+        except (OSError, ValueError, http.client.HTTPException) as exc:
+            raise PeerGoneError(f"{self._url}: {_reason(exc)}") from exc
+
+    def close(self) -> None:
+        """See `ByteStream.close`."""
+        self._interrupt.on_set(None)
+        self._response.close()
+        self._connection.close()
+
+
+def read_description(url: str, body: bytes) -> Description:
+    """Read the JSON of `GET /v1/datasets/{name}`.
+
+    Raises:
+        ServerError: it is not what an owl-stream server answers.
+    """
+    try:
+        raw = json.loads(body)
+        description = Description(
+            name=str(raw["name"]),
+            layout=str(raw["layout"]),
+            fingerprint=str(raw["fingerprint"]),
+            components={str(name): str(value) for name, value in dict(raw["components"]).items()},
+            assembly=str(raw["assembly"]),
+            global_batch_size=int(raw["global_batch_size"]),
+            steps_per_epoch=int(raw["steps_per_epoch"]),
+        )
+    except (ValueError, KeyError, TypeError, RecursionError) as exc:
+        raise ServerError(
+            f"{url}: expected the description of a dataset, got other JSON or none ({exc!r:.80})"
+        ) from exc
+    if description.global_batch_size < 1 or description.steps_per_epoch < 0:
+        raise ServerError(f"{url}: expected counts from 0 in a dataset's description, got {description!r:.200}")
+    return description
+
+
+def _refuse(url: str, response: http.client.HTTPResponse) -> NoReturn:
+    with response:
+        body, after = response.read(MAX_ERROR_BYTES), response.headers.get("Retry-After")
+        raise error_from_answer(url, response.status, after, body)
+
+
+def _shut_down(sock: socket.socket) -> None:
+    """Wake a thread that waits in `recv`; past TLS, whose own goodbye would wait for the peer's."""
+    with suppress(OSError):
+        socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+
+def _reason(exc: Exception) -> str:
+    if isinstance(exc, TimeoutError):
+        return "silent past its deadline"
+    if isinstance(exc, http.client.IncompleteRead):
+        return "the connection closed inside the answer"
+    if isinstance(exc, ConnectionRefusedError):
+        return "connection refused: is the server running there?"
+    return f"{type(exc).__name__}: {exc}"

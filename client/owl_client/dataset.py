@@ -1,0 +1,267 @@
+"""The one class a trainer needs."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import os
+import weakref
+from collections.abc import Sequence
+from typing import Any, Self
+
+import torch
+from torch.utils.data import IterableDataset, get_worker_info
+
+from owl_client.batch import Batch
+from owl_client.connection import HttpTransport, Timeouts, Token, check_url
+from owl_client.device import check_dtype, parse_device
+from owl_client.epoch import EpochIterator, Pass
+from owl_client.failover import Backoff
+from owl_client.identity import resolve_rank, resolve_share
+from owl_client.order import Order
+from owl_client.position import Position
+from owl_client.session import Session, Settings, identity
+from owl_client.state import State, start_cursor
+from owl_client.stats import ClientStats
+from owl_client.transport import Description, Share, Transport
+from owl_stream.errors import ConfigError, RequestError
+from owl_stream.wire import MAX_FRAME_BYTES, Cursor, Limits
+
+log = logging.getLogger("owl_client")
+
+
+class OwlStreamDataset(IterableDataset[Batch]):
+    """Batches of a dataset that an owl-stream server holds, for one data-parallel rank.
+
+    One `for` yields one epoch, or the rest of the current one after a resume; the next `for` the next epoch. After a
+    `for` that was left early, the next goes on behind the last batch yielded; through DataLoader workers, where only
+    the trainer knows that batch, it begins the pass again. Only one iterator lives at a time: a new one ends the old.
+
+    Args:
+        url: `http://host:port`, or several for failover, tried in that order.
+        dataset: its name on the server.
+        device: where tensors go. In DataLoader workers they stay on the CPU and `batch.to(device)` finishes.
+        dtype: of `pixel_values`, normalised to [-1, 1]; `torch.uint8` leaves the pixels raw.
+        rank, world_size: of the *data-parallel* group; else `torch.distributed`, RANK and WORLD_SIZE, or 0 and 1.
+        micro_batch_size: rows a batch has; None gives a rank its whole part of a global step at once.
+        prefetch: batches that may wait, beside the one being received.
+        prefetch_bytes: bytes that those may hold together; one may always wait.
+        give_up_after_s: seconds without a batch, all servers tried, after which iteration raises.
+        token: for servers that ask for one; else the environment variable OWL_TOKEN.
+        max_frame_bytes: a larger batch is refused before memory is taken for it.
+        transport: another carrier than HTTP, for tests.
+        backoff: how long to wait between rounds over the servers.
+
+    Raises:
+        ConfigError: an argument that cannot be.
+    """
+
+    def __init__(
+        self,
+        url: str | Sequence[str],
+        dataset: str = "train",
+        *,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+        rank: int | None = None,
+        world_size: int | None = None,
+        micro_batch_size: int | None = None,
+        prefetch: int = 2,
+        prefetch_bytes: int = 1 << 30,
+        give_up_after_s: float = 300.0,
+        token: str | None = None,
+        max_frame_bytes: int = MAX_FRAME_BYTES,
+        timeouts: Timeouts = Timeouts(),  # noqa: B008 # frozen
+        transport: Transport | None = None,
+        backoff: Backoff = Backoff(),  # noqa: B008 # frozen
+    ) -> None:
+        super().__init__()
+        urls = (url,) if isinstance(url, str) else tuple(url)
+        if not urls or prefetch < 1 or prefetch_bytes < 1 or give_up_after_s < 0:
+            raise ConfigError(
+                f"expected at least one url, prefetch and prefetch_bytes from 1 and give_up_after_s from 0, got "
+                f"{len(urls)} urls, {prefetch}, {prefetch_bytes} and {give_up_after_s}"
+            )
+        self._settings = Settings(
+            urls=tuple(check_url(each) for each in urls),
+            dataset=dataset,
+            device=parse_device(device),
+            dtype=check_dtype(dtype),
+            prefetch=prefetch,
+            prefetch_bytes=prefetch_bytes,
+            give_up_after_s=give_up_after_s,
+            limits=Limits(max_frame_bytes=max_frame_bytes),
+            transport=transport or HttpTransport(Token.find(token), timeouts),
+            backoff=backoff,
+        )
+        self._rank, self._world_size, self._micro_batch_size = rank, world_size, micro_batch_size
+        if rank is not None or world_size is not None:
+            resolve_rank(rank, world_size)
+        self._position = Position()
+        self._cut: tuple[int, int] | None = None
+        """World size and micro-batch size that the position's `micro` was cut for."""
+        self._resumed = self._epoch_was_set = False
+        self._session: Session | None = None
+        self._known: Description | None = None
+        self._live: weakref.ref[EpochIterator] | None = None
+        self._inherited: Session | None = None
+
+    def __iter__(self) -> EpochIterator:
+        """An iterator over the rest of the current epoch. Connects when its first batch is asked for."""
+        self._supersede("a newer iterator of this dataset began")
+        iterator = EpochIterator(self._begin, self._yielded, self._here().counters)
+        self._live = weakref.ref(iterator)
+        return iterator
+
+    def __len__(self) -> int:
+        """Micro-batches of one whole epoch of this rank. Asks a server, once."""
+        description = self._describe()
+        share = self._share(description)
+        return description.steps_per_epoch * (
+            description.global_batch_size // (share.world_size * share.micro_batch_size)
+        )
+
+    def __repr__(self) -> str:
+        urls = ", ".join(self._settings.urls)
+        return f"OwlStreamDataset({urls}, dataset={self._settings.dataset!r}, device={self._settings.device})"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End a running iteration and its thread; the next `for` goes on behind the last batch yielded."""
+        self._supersede("the dataset was closed")
+
+    def stats(self) -> ClientStats:
+        """How reading went in this process."""
+        return self._here().counters.snapshot()
+
+    def state_dict(self, batch: Batch | None = None) -> dict[str, Any]:
+        """The state after the last batch yielded in this process, or after `batch`: a plain dict, fit for JSON.
+
+        Give the batch where something looks ahead (Accelerate does, by one batch) or where DataLoader workers read.
+
+        Raises:
+            RequestError: without a batch, where workers read: what they have yielded is not what was trained on.
+        """
+        if batch is not None:
+            return copy.deepcopy(batch.meta.state)
+        if get_worker_info() is not None or self._position.read_by_workers:
+            raise RequestError(
+                "state_dict() cannot know which batches arrived from DataLoader workers; pass the last batch that was "
+                "trained on: state_dict(batch)"
+            )
+        description = self._describe()
+        return State.of(description, self._share(description), self._position.cursor).to_dict()
+
+    def load_state_dict(self, state: dict[str, Any], force: bool = False) -> None:
+        """Go on after `state`. Asks the servers at once, so that a state of other data is refused here.
+
+        World size and micro-batch size may have changed if the state lies between steps. `force` goes on at the same
+        place of whatever data the server has. Another assembly id only warns.
+
+        Raises:
+            StateMismatchError: the state belongs to other data, recipe, seed or plan: `differences` names them.
+            RequestError: the state is damaged, past the epoch, or was cut for another share in mid-step.
+        """
+        saved = State.from_dict(state)
+        self._supersede("load_state_dict moved the dataset")
+        description = self._here().describe(None if force else saved)
+        share = self._share(description)
+        cursor = start_cursor(saved, description, share)
+        if description.assembly != saved.assembly:
+            log.warning(
+                "the state was written under assembly %s, the server has %s: pixels may differ by a grey level",
+                saved.assembly,
+                description.assembly,
+            )
+        self._position.unpin()
+        self._position.pin(identity(description))
+        self._position.move(cursor)
+        self._cut = (share.world_size, share.micro_batch_size)
+        self._resumed, self._epoch_was_set = True, False
+
+    def set_epoch(self, epoch: int) -> None:
+        """Begin `epoch` with the next `for`.
+
+        Trainers call this at the start of every epoch, also after a resume: until batches have been yielded again, it
+        never moves back from where `load_state_dict` put us.
+
+        Raises:
+            RequestError: not a whole number from 0.
+        """
+        if not isinstance(epoch, int) or epoch < 0:
+            raise RequestError(f"set_epoch: expected a whole number from 0, got {epoch!r}")
+        if self._resumed and epoch <= self._position.cursor.epoch:
+            self._epoch_was_set = True
+            return
+        self._resumed = False
+        if self._position.cursor != Cursor(epoch, 0, 0) or self._position.read_by_workers:
+            self._supersede("set_epoch moved the dataset")
+            self._position.move(Cursor(epoch, 0, 0))
+
+    def _begin(self) -> Pass:
+        """Open the stream of one pass over the rest of an epoch; in a DataLoader worker, of its part."""
+        description = self._describe()
+        share, worker = self._share(description), get_worker_info()
+        if worker is None:
+            at, number, stride = self._position.cursor, 0, 1
+        else:
+            seed, number, stride = worker.seed - worker.id, worker.id, worker.num_workers
+            at = self._position.begin_pass(number, stride, seed)
+        was = self._cut or (share.world_size, share.micro_batch_size)
+        start = start_cursor(State.of(description, Share(share.rank, *was), at), description, share)
+        order = Order(description, share, start, stride)
+        first = start.after(description.steps_per_epoch, order.micros, number)
+        receiver = None
+        if first.epoch == start.epoch and description.steps_per_epoch:
+            receiver = self._here().open(Order(description, share, first, stride), in_worker=worker is not None)
+        if worker is None:
+            return Pass(receiver, lambda: self._position.move(Cursor(start.epoch + 1, 0, 0)))
+        return Pass(receiver, lambda: self._position.finish_pass(number, seed))
+
+    def _yielded(self, batch: Batch) -> None:
+        meta = batch.meta
+        self._here().counters.yielded(meta.rows)
+        if get_worker_info() is None:
+            state = meta.state
+            self._position.move(Cursor(state["epoch"], state["step"], state["micro"]))
+            self._cut = (state["world_size"], state["micro_batch_size"])
+            self._resumed = self._resumed and not self._epoch_was_set
+
+    def _describe(self) -> Description:
+        session = self._here()
+        description = session.describe()
+        if not self._position.pin(identity(description)):  # a kept worker, and load_state_dict in its parent
+            session.description = None
+            description = session.describe()
+        return description
+
+    def _share(self, description: Description) -> Share:
+        rank, world_size = resolve_rank(self._rank, self._world_size)
+        return resolve_share(rank, world_size, self._micro_batch_size, description.global_batch_size)
+
+    def _here(self) -> Session:
+        """The session of this process."""
+        if self._session is None or self._session.pid != os.getpid():
+            # A fork keeps its parent's session untouched: freeing pinned memory there would call CUDA.
+            self._inherited = self._session
+            known = self._session.description if self._session is not None else self._known
+            self._session = Session(self._settings, self._position.pin, known)
+        return self._session
+
+    def _supersede(self, why: str) -> None:
+        live = self._live() if self._live is not None else None
+        if live is not None:
+            live.close(why)
+        self._live = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For spawned workers: rank and world size are settled here, where `torch.distributed` is initialised."""
+        rank, world_size = resolve_rank(self._rank, self._world_size)
+        known = self._session.description if self._session is not None else self._known
+        own = {"_session": None, "_inherited": None, "_live": None, "_known": known}
+        return {**self.__dict__, **own, "_rank": rank, "_world_size": world_size}

@@ -1,0 +1,104 @@
+"""One connection's frames: verified in content by their digest, in place by the order they must come in."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from owl_client.answers import error_from_frame
+from owl_client.buffers import ReceiveMemory
+from owl_client.order import Order
+from owl_client.stats import Counters
+from owl_client.transport import Interrupt, StreamRequest, Transport
+from owl_stream.errors import FrameError, PeerGoneError, ProtocolVersionError, StateMismatchError
+from owl_stream.wire import BatchHeader, End, ErrorInfo, Frame, FrameParser, Header, Hello, Limits, Stats
+
+READ_BYTES = 1 << 20
+"""At most so much is read before it is digested: a megabyte is still in the cache then."""
+
+
+class Link:
+    """A stream over one connection, from the order's resume point on. Spent after the first error."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        url: str,
+        order: Order,
+        memory: ReceiveMemory,
+        limits: Limits,
+        interrupt: Interrupt,
+        counters: Counters,
+    ) -> None:
+        self._url, self._order, self._counters = url, order, counters
+        self._at = order.resume_point()
+        self._parser = FrameParser(limits, memory.take)
+        self._greeted = False
+        request = StreamRequest(order.dataset.name, order.dataset.fingerprint, self._at, order.share, order.stride)
+        self._bytes = transport.open(url, request, interrupt)
+
+    def next(self) -> Frame | None:
+        """The next batch frame; None once the stream has ended as it must.
+
+        Raises:
+            FrameError: damaged, reordered, duplicated or foreign frames.
+            StateMismatchError, ProtocolVersionError: the server is not one for us.
+            PeerGoneError: the connection broke, or closed without `end`.
+            OwlStreamError: the server said that it cannot go on.
+        """
+        while True:
+            frame = self._read()
+            header = frame.header
+            with self._named():
+                if self._take(header):
+                    return frame if isinstance(header, BatchHeader) else None
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._bytes.close()
+
+    def _take(self, header: Header) -> bool:
+        """Check a header against the order; returns whether it is one to hand on."""
+        if isinstance(header, ErrorInfo):
+            raise error_from_frame(self._url, header)
+        if isinstance(header, Hello) == self._greeted:
+            raise FrameError(f"expected {'no second' if self._greeted else 'a'} hello, got a {header.kind} frame")
+        if isinstance(header, Hello):
+            self._order.check_hello(header, self._at)
+            self._greeted = True
+        elif isinstance(header, BatchHeader):
+            self._order.check_batch(header, self._at)
+            self._at = self._order.after(self._at)
+            return True
+        elif isinstance(header, End):
+            self._order.check_end(header, self._at)
+            return True
+        elif isinstance(header, Stats):
+            self._counters.server = dict(header.values)
+        return False
+
+    def _read(self) -> Frame:
+        while True:
+            target = self._parser.buffer()[:READ_BYTES]
+            began = time.perf_counter()
+            nbytes = self._bytes.readinto(target)
+            self._counters.receive_s += time.perf_counter() - began
+            self._counters.nbytes += nbytes
+            if not nbytes:
+                where = "inside a frame" if self._parser.in_frame else "between frames"
+                raise PeerGoneError(f"{self._url}: the stream closed without `end`, {where}")
+            with self._named():
+                frame = self._parser.advance(nbytes)
+            if frame is not None:
+                return frame
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Put the server's address before what went wrong."""
+        try:
+            yield
+        except StateMismatchError as exc:
+            raise StateMismatchError(f"{self._url}: {exc}", exc.differences) from exc
+        except (FrameError, ProtocolVersionError) as exc:
+            raise type(exc)(f"{self._url}: {exc}") from exc

@@ -1,0 +1,116 @@
+"""Where reading goes on, in memory that DataLoader workers share with their parent.
+
+A DataLoader tells its dataset nothing: workers are forked or spawned anew for each pass over the data, or kept and
+asked to iterate again, and the parent's own copy never learns that an epoch was read. So the place lives in shared
+memory. All workers of a pass agree on where it began, and only a pass that every worker finished moves it on.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+import xxhash
+from numpy.typing import NDArray
+
+from owl_stream.errors import RequestError
+from owl_stream.wire import Cursor
+
+MOST_WORKERS = 1024
+
+_ACTIVE, _PIN, _SLOTS = 0, 1, 2
+_SLOT_CELLS = 5
+"""pass, epoch, step, micro, workers. There are two slots: readers use one while a writer prepares the other."""
+_FINISHED = _SLOTS + 2 * _SLOT_CELLS
+_NO_PASS = 0
+
+
+class Position:
+    """A cursor, and for passes by workers which of them finished. Survives fork, spawn and deepcopy."""
+
+    def __init__(self) -> None:
+        self._shared = _shared(torch.zeros(_FINISHED + MOST_WORKERS, dtype=torch.int64))
+        self._cells: NDArray[np.int64] = self._shared.numpy()
+        self._passes = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"shared": self._shared, "passes": self._passes}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._shared, self._passes = _shared(state["shared"]), state["passes"]
+        self._cells = self._shared.numpy()
+
+    @property
+    def cursor(self) -> Cursor:
+        """The next micro-batch of the whole rank, or where the workers' present pass began."""
+        _, epoch, step, micro, _ = self._slot().tolist()
+        return Cursor(epoch, step, micro)
+
+    @property
+    def read_by_workers(self) -> bool:
+        """Whether the latest pass was read through workers: then only their batches know how far it got."""
+        return bool(self._slot()[0] != _NO_PASS)
+
+    def move(self, cursor: Cursor) -> None:
+        """Go on at `cursor`."""
+        self._write(_NO_PASS, cursor, 0)
+
+    def begin_pass(self, worker: int, workers: int, seed: int) -> Cursor:
+        """Where worker `worker` of `workers` begins; `seed` is the same for all workers of a DataLoader's iterator.
+
+        A pass that all workers of the one before finished begins the next epoch; an abandoned one begins again.
+
+        Raises:
+            RequestError: more workers than there are cells for.
+        """
+        if workers > MOST_WORKERS:
+            raise RequestError(f"num_workers: expected at most {MOST_WORKERS}, got {workers}")
+        self._passes += 1
+        this = self._pass_id(seed)
+        while True:
+            active = int(self._cells[_ACTIVE])
+            before, epoch, step, micro, count = self._slot(active).tolist()
+            cursor = Cursor(epoch, step, micro)
+            if before == this:
+                return cursor
+            if before != _NO_PASS and bool((self._cells[_FINISHED : _FINISHED + count] == before).all()):
+                cursor = Cursor(epoch + 1, 0, 0)
+            # Unless a sibling was quicker, this is what every sibling computes from the same cells.
+            if int(self._cells[_ACTIVE]) == active:
+                self._write(this, cursor, workers, active)
+                return cursor
+
+    def finish_pass(self, worker: int, seed: int) -> None:
+        """Note that a worker has read its part to the end of the epoch."""
+        self._cells[_FINISHED + worker] = self._pass_id(seed)
+
+    def pin(self, identity: str) -> bool:
+        """Bind all processes that share this to one identity of the data; False when they are bound to another."""
+        digest = xxhash.xxh3_64_intdigest(identity.encode()) >> 1 | 1
+        if self._cells[_PIN] == 0:
+            self._cells[_PIN] = digest
+        return bool(self._cells[_PIN] == digest)
+
+    def unpin(self) -> None:
+        """Let another identity be bound."""
+        self._cells[_PIN] = 0
+
+    def _pass_id(self, seed: int) -> int:
+        # A kept worker is given no new seed, so the passes it has begun tell its passes apart.
+        return xxhash.xxh3_64_intdigest(f"{seed}/{self._passes}".encode()) >> 1 | 1
+
+    def _slot(self, active: int | None = None) -> NDArray[np.int64]:
+        start = _SLOTS + _SLOT_CELLS * int(self._cells[_ACTIVE] if active is None else active)
+        return self._cells[start : start + _SLOT_CELLS]
+
+    def _write(self, which_pass: int, cursor: Cursor, workers: int, active: int | None = None) -> None:
+        other = 1 - int(self._cells[_ACTIVE] if active is None else active)
+        self._slot(other)[:] = (which_pass, *cursor, workers)
+        self._cells[_ACTIVE] = other
+
+
+def _shared(cells: torch.Tensor) -> torch.Tensor:
+    """`cells` in shared memory, where a plain copy may have taken them out of it."""
+    cells.share_memory_()  # type: ignore[no-untyped-call] # torch leaves it untyped
+    return cells

@@ -1,0 +1,176 @@
+"""docs/wire.md is true: its numbers are the code's, its bytes are the code's bytes, and its script reads a stream."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import pytest
+
+from owl_stream.wire import (
+    ALIGNMENT,
+    DTYPES,
+    MAX_FRAME_BYTES,
+    MAX_HEADER_BYTES,
+    MEDIA_TYPE,
+    PROTOCOL_VERSION,
+    BatchHeader,
+    End,
+    ErrorInfo,
+    Frame,
+    Heartbeat,
+    Hello,
+    RowInfo,
+    SchemaEntry,
+    Stats,
+    Status,
+    Totals,
+    frame_nbytes,
+    lay_out,
+    pack_frame,
+    parse_frames,
+    tensor_views,
+)
+from tests.client.peers import finish_after, serving
+from tests.client.world import World
+
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "wire.md"
+TEXT = DOCUMENT.read_text(encoding="utf-8")
+
+
+def part(name: str) -> str:
+    """What stands between two markers of the document, without the fence."""
+    found = re.search(rf"<!-- {name}: begin -->\n```\w*\n(.*?)```\n<!-- {name}: end -->", TEXT, re.DOTALL)
+    assert found, f"docs/wire.md has no part {name!r}"
+    return found[1]
+
+
+def section(title: str) -> str:
+    """The text under a heading."""
+    found = re.search(rf"^##+ {re.escape(title)}\n(.*?)(?=^##|\Z)", TEXT, re.DOTALL | re.MULTILINE)
+    assert found, f"docs/wire.md has no section {title!r}"
+    return found[1]
+
+
+SPECS, PAYLOAD_NBYTES = lay_out([("input_ids", "int64", (1, 2))])
+EXAMPLE = BatchHeader(
+    fingerprint="5eed",
+    epoch=0,
+    step=7,
+    micro=0,
+    rank=1,
+    world_size=2,
+    tensors=SPECS,
+    rows=(RowInfo("a.tar", "0001", "ok"),),
+    attended_tokens=2,
+    supervised_tokens=1,
+    step_supervised_tokens=300,
+    crops=0,
+)
+EXAMPLE_FRAME = pack_frame(EXAMPLE, np.array([[27, 91]], "<i8").tobytes())
+
+
+def explained(frame: bytes) -> str:
+    """The listing that the document shows: each part's bytes in hex, and what they are."""
+    header_nbytes = len(frame) - frame_nbytes(0, PAYLOAD_NBYTES)
+    header_end = 6 + header_nbytes
+    payload_end = header_end + 5 + PAYLOAD_NBYTES
+    parts = [
+        (frame[:1], "an array of four"),
+        (frame[1:6], f"header of {header_nbytes} bytes"),
+        (frame[6:header_end], "the header"),
+        (frame[header_end : header_end + 5], f"payload of {PAYLOAD_NBYTES} bytes"),
+        (frame[header_end + 5 : payload_end], "27 and 91, int64, little endian"),
+        (frame[payload_end:], "xxh3-64 of all bytes before"),
+    ]
+    return "".join(f"{line}\n" for data, meaning in parts for line in listing(data, meaning))
+
+
+def listing(data: bytes, meaning: str, width: int = 16) -> list[str]:
+    """Lines of at most 16 bytes; the header's bytes are shown as text too, the others have their meaning behind."""
+    rows = [data[i : i + width] for i in range(0, len(data), width)]
+    if len(rows) == 1:
+        return [f"{data.hex(' '):<47}  {meaning}"]
+    text = [re.sub(r"[^\x20-\x7e]", ".", row.decode("latin-1")) for row in rows]
+    return [f"{row.hex(' '):<47}  |{shown}|" for row, shown in zip(rows, text, strict=True)]
+
+
+def test_the_worked_example_is_what_the_code_writes() -> None:
+    """The bytes in the document are those of `pack_frame`; on a mismatch the right text is in the message."""
+    assert part("frame") == explained(EXAMPLE_FRAME), "\n" + explained(EXAMPLE_FRAME)
+
+
+def test_the_worked_examples_hex_reads_back() -> None:
+    """Whoever types the document's hex in gets the frame it tells of."""
+    hexed = "".join(line[:47] for line in part("frame").splitlines())
+    (frame,) = parse_frames(bytes.fromhex(hexed))
+    assert isinstance(frame, Frame)
+    assert frame.header == EXAMPLE
+    assert tensor_views(frame.payload, SPECS)["input_ids"].tolist() == [[27, 91]]
+
+
+KINDS = [Hello, BatchHeader, Heartbeat, Stats, End, ErrorInfo]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.kind)
+def test_every_field_of_every_kind_is_documented(kind: type) -> None:
+    """The table of a kind names exactly the fields of its class."""
+    documented = re.findall(r"^\| (`.*?) \|", section(kind.kind), re.MULTILINE)  # type: ignore[attr-defined]
+    names = [name for cell in documented for name in re.findall(r"`(\w+)`", cell)]
+    fields = [field.name for field in dataclasses.fields(kind)]
+    extra = {"batch": list(get_args(Status)), "error": []}.get(kind.kind, [])  # type: ignore[attr-defined]
+    codes = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \| (?:yes|no)", section(kind.kind), re.MULTILINE)  # type: ignore[attr-defined]
+    extra += [code for cell in codes for code in re.findall(r"`(\w+)`", cell)]
+    assert names == fields + extra
+
+
+@pytest.mark.parametrize("record", [RowInfo, SchemaEntry, Totals])
+def test_nested_records_are_documented(record: type) -> None:
+    """Rows, schema entries and totals are named field by field."""
+    for field in dataclasses.fields(record):
+        assert f"`{field.name}`" in TEXT
+
+
+def test_numbers_and_names_are_the_codes() -> None:
+    """Limits, alignment, media type, version and dtypes of the document are those of the implementation."""
+    assert f"# The wire, version {PROTOCOL_VERSION}\n" in TEXT
+    assert f"`{MEDIA_TYPE}`" in TEXT
+    assert f"({MAX_FRAME_BYTES} bytes)" in section("Limits")
+    assert f"({MAX_HEADER_BYTES} bytes)" in section("Limits")
+    assert f"a multiple of {ALIGNMENT};" in section("Tensors")
+    rows = re.findall(r"^\| (`.*?) \| (\d+) \|$", section("Tensors"), re.MULTILINE)
+    assert {name: int(size) for cell, size in rows for name in re.findall(r"`(\w+)`", cell)} == DTYPES
+    assert f"A frame has {frame_nbytes(0, 0)} + H + P bytes" in section("A frame")
+
+
+def run_script(url: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
+    """The document's script, as a user would run it."""
+    script = tmp_path / "read.py"
+    script.write_text(part("script"), encoding="utf-8")
+    return subprocess.run([sys.executable, str(script), url], capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_the_script_is_short_and_needs_only_msgpack() -> None:
+    """About twenty lines, and no import but sys, urllib and msgpack."""
+    lines = part("script").splitlines()
+    assert len(lines) <= 24
+    assert re.findall(r"^(?:import|from) (\w+)", part("script"), re.MULTILINE) == ["sys", "urllib", "msgpack"]
+
+
+def test_the_script_reads_a_stream_from_a_real_socket(tmp_path: Path) -> None:
+    """Every batch of the epoch is printed once, in order, and `end` is the only good end."""
+    with serving(World()) as server:
+        url = f"{server.url}/v1/datasets/train/stream?rank=0&world_size=1&micro_batch_size=4&epochs=1"
+        whole = run_script(url, tmp_path)
+        server.misdeeds = [finish_after(4)]
+        cut = run_script(url, tmp_path)
+    assert (whole.returncode, whole.stderr) == (0, "")
+    assert [line.split()[:3] for line in whole.stdout.splitlines()] == [["0", str(step), "0"] for step in range(3)]
+    assert "'input_ids': [4, 3]" in whole.stdout
+    assert cut.returncode == 1
+    assert "closed without `end`" in cut.stderr
