@@ -12,14 +12,16 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
 from owl_stream.errors import ConfigError
 
 ENV_PREFIX = "OWL_"
+
+_SECRETS = ("server", "access", "tokens")
 
 LayoutName = Literal["owl3-240728", "owl3-241101"]
 
@@ -61,13 +63,45 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class ServerConfig(_Frozen):
-    """Where the server listens and what it may spend."""
+class AccessConfig(_Frozen):
+    """Who may read. Without tokens everyone may who reaches the port, and beyond loopback nobody should."""
 
-    host: str = Field("127.0.0.1", description="loopback, because anything wider needs access control in front")
+    tokens_file: Path | None = Field(None, description="lines `name: token`; read once, at the start")
+    tokens: dict[str, SecretStr] = Field(
+        default_factory=dict, description="for the environment: OWL_SERVER__ACCESS__TOKENS__NAME; an empty one is none"
+    )
+    allow_anonymous: bool = Field(False, description="listen beyond loopback without tokens all the same")
+    metrics: Literal["token", "open"] = Field("token", description="they name datasets and tokens' names")
+
+
+class TlsConfig(_Frozen):
+    """PEM files, relative to the configuration. With `client_ca` every client must show a certificate signed by it."""
+
+    certificate: Path | None = None
+    key: Path | None = None
+    client_ca: Path | None = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("expected both `certificate` and `key`, or neither")
+        if self.client_ca is not None and self.certificate is None:
+            raise ValueError("`client_ca` needs `certificate` and `key`")
+        return self
+
+
+class ServerConfig(_Frozen):
+    """Where the server listens, who may read, and what it may spend."""
+
+    host: str = Field("127.0.0.1", description="loopback, because anything wider needs tokens")
     port: int = Field(8000, ge=0, le=65535, description="0 lets the system choose")
     workers: int | None = Field(None, ge=0, le=1024, description="None: one per usable core; 0: assemble inline")
+    access: AccessConfig = AccessConfig()
+    tls: TlsConfig = TlsConfig()
+    log_format: Literal["text", "json"] = Field("text", description="json: one object a line, for log collectors")
     max_streams: int = Field(64, ge=1, le=4096, description="more is refused with 429; each costs prefetch_bytes")
+    max_streams_per_token: int | None = Field(None, ge=1, le=4096, description="None: only max_streams counts")
+    max_connections: int = Field(4096, ge=4, le=1 << 20, description="past it the longest silent one makes room")
     prefetch_bytes: int = Field(96 << 20, ge=1, description="per stream, assembled ahead of the reader")
     max_frame_bytes: int = Field(256 << 20, ge=1 << 10, le=2**32 - 1, description="a u32 holds it on the wire")
     idle_timeout_s: float = Field(120.0, gt=0, description="a stream whose reader takes nothing this long is ended")
@@ -143,6 +177,11 @@ class Config(_Frozen):
     datasets: dict[str, DatasetConfig] = Field(min_length=1)
     base: Path = Path()
 
+    def allowing_anonymous(self) -> Self:
+        """The same, but it may listen beyond loopback without tokens."""
+        access = self.server.access.model_copy(update={"allow_anonymous": True})
+        return self.model_copy(update={"server": self.server.model_copy(update={"access": access})})
+
 
 def load_config(path: str | Path, environ: Mapping[str, str] | None = None) -> Config:
     """Read a YAML configuration file and the `OWL_` overrides.
@@ -160,10 +199,17 @@ def load_config(path: str | Path, environ: Mapping[str, str] | None = None) -> C
     try:
         raw = yaml.safe_load(text)
     except yaml.YAMLError as exc:
-        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(exc).split())}") from exc
+        raise ConfigError(f"{path}: not valid YAML: {_yaml_fault(exc)}") from None
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: expected a mapping with `server` and `datasets`, got {type(raw).__name__}")
     return make_config(raw, origin=str(path), base=path.resolve().parent, environ=environ)
+
+
+def _yaml_fault(exc: yaml.YAMLError) -> str:
+    """What is wrong and where, without the snippet that PyYAML quotes: it may hold a token."""
+    mark = getattr(exc, "problem_mark", None)
+    place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+    return f"{place}{getattr(exc, 'problem', None) or 'unreadable'}"
 
 
 def make_config(raw: Mapping[str, Any], *, origin: str, base: Path, environ: Mapping[str, str] | None = None) -> Config:
@@ -191,6 +237,10 @@ def _with_environment(raw: dict[str, Any], environ: Mapping[str, str]) -> tuple[
         for depth, part in enumerate(parts):
             key = next((k for k in node if isinstance(k, str) and k.lower() == part.lower()), part.lower())
             path.append(key)
+            if depth == 3 and tuple(path[:3]) == _SECRETS:
+                if environ[variable]:  # `OWL_TOKEN=... docker compose up` leaves it empty where nobody gave one
+                    node["__".join(parts[3:]).lower()] = environ[variable]  # as it is: a token of digits is no number
+                break
             if depth == len(parts) - 1:
                 node[key] = yaml.safe_load(environ[variable])
                 origins[".".join(path)] = variable
@@ -214,12 +264,17 @@ def _explain(exc: ValidationError, raw: Any, origin: str, origins: Mapping[str, 
             yield f"{place}: `{key}` is missing; it is required"
         else:
             text = error["msg"][:1].lower() + error["msg"][1:]
-            yield f"{place}: `{key}`: {text}, got {error['input']!r}"
+            got = "what is not shown here" if tuple(location[:2]) == _SECRETS[:2] else repr(error["input"])
+            yield f"{place}: `{key}`: {text}, got {got}"
 
 
 def _known_keys(location: list[str]) -> list[str]:
     model: type[BaseModel] = Config
-    if location[0] == "server" and len(location) > 1:
+    if location[:2] == ["server", "access"] and len(location) > 2:
+        model = AccessConfig
+    elif location[:2] == ["server", "tls"] and len(location) > 2:
+        model = TlsConfig
+    elif location[0] == "server" and len(location) > 1:
         model = ServerConfig
     elif location[0] == "datasets" and len(location) > 2:
         model = DatasetConfig

@@ -4,6 +4,7 @@
     ├── UsageError               yours: fix the call, the flag or the file (exit code 2, HTTP 4xx)
     │   ├── ConfigError              a key, value or file of the configuration
     │   ├── RequestError             a rank, world size, micro-batch size or cursor that cannot be
+    │   ├── AccessError              a token is missing or not one of the server's
     │   ├── UnknownDatasetError      a name that no server knows
     │   └── StateMismatchError       a state or fingerprint of other data: the differences are named
     ├── DataError                the data's
@@ -59,6 +60,12 @@ class RequestError(UsageError):
     """A rank, world size, micro-batch size or cursor that the dataset does not have."""
 
     code = "bad_request"
+
+
+class AccessError(UsageError):
+    """The server asks for a token, and none of its own was given. The message holds nothing of what was."""
+
+    code = "unauthorized"
 
 
 class UnknownDatasetError(UsageError):

@@ -1,4 +1,7 @@
-"""Imports point one way: errors <- wire, config <- shards <- plan, layouts <- assemble <- engine <- server <- cli."""
+"""Imports point one way: errors <- wire, config <- shards <- plan, layouts <- assemble <- engine <- server <- cli.
+
+`pack` stands beside them: it writes what `shards` reads.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,8 @@ MAY_IMPORT["assemble"] = {"plan", "layouts", *MAY_IMPORT["plan"]}
 MAY_IMPORT["engine"] = {"assemble", *MAY_IMPORT["assemble"]}
 MAY_IMPORT["server"] = {"engine", *MAY_IMPORT["engine"]}
 MAY_IMPORT["demo"] = {"server", *MAY_IMPORT["server"], "owl_client"}
-MAY_IMPORT["cli"] = {"demo", *MAY_IMPORT["demo"]}
+MAY_IMPORT["pack"] = {"shards", "config", "errors"}
+MAY_IMPORT["cli"] = {"demo", "pack", *MAY_IMPORT["demo"]}
 MAY_IMPORT["owl_client"] = {"errors", "wire"}
 
 FILES = [
@@ -54,6 +58,7 @@ def test_a_layer_imports_only_those_below_it(path: Path, layer: str) -> None:
         ("owl_stream.server", ["torch", "webdataset"]),
         ("owl_stream.engine.worker", ["torch", "webdataset", "fastapi"]),
         ("owl_stream.wire", ["torch", "yaml", "pydantic"]),
+        ("owl_stream.cli", ["torch", "webdataset", "fastapi", "tokenizers"]),
     ],
 )
 def test_importing_a_part_does_not_load_what_it_must_not(module: str, unwanted: list[str]) -> None:

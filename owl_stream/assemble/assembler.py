@@ -21,7 +21,7 @@ from owl_stream.assemble.tokenizer import TokenizerFile
 from owl_stream.config import Recipe
 from owl_stream.errors import OwlStreamError, SampleError, WorkerError
 from owl_stream.layouts import OffsetReport, get_layout
-from owl_stream.shards import Shard, read_sample
+from owl_stream.shards import Quarantined, Shard, read_sample
 from owl_stream.wire import RowInfo, Status
 
 STAGES = ("read", "tokenise", "decode", "resize", "collate", "hash")
@@ -32,13 +32,19 @@ Progress = Callable[[int], None]
 
 @dataclass(frozen=True)
 class Assembled:
-    """A frame lies at `start` of the buffer, `nbytes` long. `seconds`: wall time by stage (`STAGES`)."""
+    """A frame lies at `start` of the buffer, `nbytes` long. `seconds`: wall time by stage (`STAGES`).
+
+    `tokens` are attended, `padding` is what fills the rows up to the longest. `masked`: why rows were masked.
+    """
 
     start: int
     nbytes: int
     statuses: tuple[Status, ...]
     seconds: Mapping[str, float]
     report: OffsetReport
+    tokens: int = 0
+    padding: int = 0
+    masked: tuple[Quarantined, ...] = ()
 
     @property
     def counts(self) -> dict[str, int]:
@@ -48,6 +54,9 @@ class Assembled:
             "rows_with_images": report.rows_with_images,
             "text_only_rows": report.text_only_rows,
             "crops": report.crops,
+            "query_rows": report.query_rows,
+            "tokens": self.tokens,
+            "padding": self.padding,
             **{f"rows_{status}": self.statuses.count(status) for status in get_args(Status)},
         }
 
@@ -120,6 +129,7 @@ class _Assembly:
         self._progress = progress
         self._clock = Stopwatch(*STAGES)
         self._bad: set[int] = set(job.condemned)
+        self._masked: list[Quarantined] = []
 
     def run(self, buffer: memoryview) -> Assembled:
         of, job = self._of, self._job
@@ -135,7 +145,17 @@ class _Assembly:
         with self._clock.stage("hash"):
             frame = batch.place(rows)
         statuses = tuple(row.info.status for row in rows)
-        return Assembled(frame.start, frame.stop - frame.start, statuses, self._clock.seconds, report)
+        lengths = [row.encoded.text_tokens for row in rows]
+        return Assembled(
+            frame.start,
+            frame.stop - frame.start,
+            statuses,
+            self._clock.seconds,
+            report,
+            tokens=sum(lengths),
+            padding=max(lengths) * len(lengths) - sum(lengths),
+            masked=tuple(self._masked),
+        )
 
     def _encode(self, place: int, row: JobRow) -> Row:
         """Read a sample and make its row of text, whose sizes the index has promised."""
@@ -164,6 +184,7 @@ class _Assembly:
             if self._job.on_bad_sample == "fail":
                 raise
             self._bad.add(self._job.row_at(place).digest)
+            self._masked.append(Quarantined.of(exc, key=exc.key, offset=-1).in_shard(exc.shard))
             batch.blank(place)
             return row.masked(str(exc))
         return row

@@ -8,6 +8,7 @@ then on. A worker that was killed or stalled says nothing about the sample, and 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import logging
 import os
@@ -61,9 +62,13 @@ class _Worker:
         with theirs:
             command = [sys.executable, "-m", "owl_stream.engine.worker"]
             arguments = [str(theirs.fileno()), str(os.getpid()), str(sample_cpu_s)]
-            self.process = subprocess.Popen(
-                [*command, *arguments], pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, close_fds=True
-            )
+            try:
+                self.process = subprocess.Popen(
+                    [*command, *arguments], pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, close_fds=True
+                )
+            except BaseException:
+                self.sock.close()
+                raise
         self.sock.setblocking(False)
         self._datasets: set[str] = set()
         self._slabs: set[int] = set()
@@ -157,7 +162,8 @@ class ProcessEngine(Engine):
         """Start the worker processes; they load their modules while the first frames are planned."""
         if not self._runners:
             for place in range(self._workers):
-                self._processes[place] = _Worker(self._sample_cpu_s)
+                with contextlib.suppress(OSError):  # its runner tries again, and says what is wrong
+                    self._processes[place] = _Worker(self._sample_cpu_s)
                 self._runners.append(asyncio.create_task(self._run(place), name=f"worker-{place}"))
 
     @property
@@ -245,7 +251,11 @@ class ProcessEngine(Engine):
         """Condemn a sample if its decoder crashes again with nothing else around."""
         alone = dataclasses.replace(job, rows=(row,), spares=(), condemned={})
         slab = self._slabs.take(dataset.capacity(alone))
-        worker = _Worker(self._sample_cpu_s)
+        try:
+            worker = _Worker(self._sample_cpu_s)
+        except BaseException:
+            self._slabs.give(slab)
+            raise
         try:
             async with asyncio.timeout(self._job_timeout_s):
                 await worker.assemble(dataset, alone, slab)
@@ -266,7 +276,12 @@ class ProcessEngine(Engine):
             if worker is None or worker.process.poll() is not None:
                 if worker is not None:
                     await worker.kill()
-                worker = self._processes[place] = _Worker(self._sample_cpu_s)
+                    self._processes[place] = None
+                try:
+                    worker = self._processes[place] = _Worker(self._sample_cpu_s)
+                except OSError as exc:  # no descriptor, memory or process left: the next errand tries again
+                    errand.result.set_exception(exc)
+                    continue
                 self._restarts += 1
             self._busy += 1
             try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from types import TracebackType
 from typing import NamedTuple
 
 from owl_stream.assemble import Assembled, Dataset, Job
-from owl_stream.errors import TemporaryError
+from owl_stream.errors import OwlStreamError, TemporaryError, WorkerError
 
 
 class Coordinate(NamedTuple):
@@ -27,7 +28,10 @@ class Coordinate(NamedTuple):
 
 @dataclass(frozen=True)
 class EngineStatistics:
-    """A snapshot. Sums run since the engine began; seconds by stage are CPU-bound work inside workers."""
+    """A snapshot. Sums run since the engine began; `failed` are assemblies by their error's code.
+
+    `seconds` by stage are work inside workers, and `queue`: planning a job and waiting for a worker.
+    """
 
     workers: int
     busy: int
@@ -40,6 +44,7 @@ class EngineStatistics:
     condemned: int
     seconds: dict[str, float]
     report: dict[str, int]
+    failed: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass
@@ -95,6 +100,7 @@ class _Sums:
     shared: int = 0
     seconds: Counter[str] = field(default_factory=Counter)
     report: Counter[str] = field(default_factory=Counter)
+    failed: Counter[str] = field(default_factory=Counter)
 
 
 class Engine(ABC):
@@ -107,6 +113,8 @@ class Engine(ABC):
     def __init__(self) -> None:
         self._assemblies: dict[tuple[str, Coordinate], _Assembly] = {}
         self._sums = _Sums()
+        self.on_assembled: Callable[[float], None] = lambda seconds: None
+        """Hears the wall time of every assembly, from asking to having."""
         self._closed = False
 
     async def start(self) -> None:  # noqa: B027 # an engine without workers has nothing to prepare
@@ -152,6 +160,7 @@ class Engine(ABC):
             condemned=0,
             seconds=dict(self._sums.seconds),
             report=dict(self._sums.report),
+            failed=dict(self._sums.failed),
         )
 
     async def aclose(self) -> None:
@@ -162,11 +171,21 @@ class Engine(ABC):
         await asyncio.gather(*(a.task for a in self._assemblies.values()), return_exceptions=True)
 
     async def _make(self, dataset: Dataset, at: Coordinate) -> Memory:
-        job = await asyncio.to_thread(dataset.job, *at)
-        memory = await self._assemble(dataset, job)
+        began = time.monotonic()
+        try:
+            job = await asyncio.to_thread(dataset.job, *at)
+            memory = await self._assemble(dataset, job)
+        except OwlStreamError as exc:
+            self._sums.failed[exc.code] += 1
+            raise
+        except (OSError, MemoryError) as exc:
+            self._sums.failed[WorkerError.code] += 1
+            raise WorkerError(f"the server is out of descriptors or memory ({exc}): ask again") from exc
+        took_s, work = time.monotonic() - began, memory.assembled.seconds
         self._sums.assembled += 1
-        self._sums.seconds.update(memory.assembled.seconds)
+        self._sums.seconds.update({**work, "queue": max(0.0, took_s - sum(work.values()))})
         self._sums.report.update(memory.assembled.counts)
+        self.on_assembled(took_s)
         return memory
 
     @abstractmethod

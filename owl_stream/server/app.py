@@ -14,11 +14,15 @@ from owl_stream.config import Config
 from owl_stream.engine import Engine, InlineEngine, ProcessEngine
 from owl_stream.engine.processes import usable_cores
 from owl_stream.errors import OwlStreamError
-from owl_stream.server import health, refusals, routes
+from owl_stream.server import health, login, pages, refusals, routes
+from owl_stream.server.access import read_tokens
 from owl_stream.server.catalogue import Catalogue
+from owl_stream.server.connections import Connections, descriptors, places
+from owl_stream.server.gate import Gate
 from owl_stream.server.metrics import Metrics
 from owl_stream.server.state import ServerState
 from owl_stream.server.streams import Streams
+from owl_stream.server.tracing import begin_tracing
 
 
 def create_app(
@@ -32,12 +36,18 @@ def create_app(
 
     Datasets are opened in the background once the app starts: it answers at once, and says how far it is. `on_failure`
     hears why a dataset could not be opened, `on_ready` that all of them were.
+
+    Raises:
+        ConfigError: the tokens cannot be read, or traces cannot be sent.
     """
     state = ServerState(
         config=config,
         catalogue=Catalogue(config, index_dir, processes=usable_cores()),
         engine=_make_engine(config),
-        streams=Streams(config.server.max_streams),
+        streams=Streams(config.server.max_streams, config.server.max_streams_per_token),
+        tokens=read_tokens(config),
+        connections=Connections(places(config.server.max_connections, descriptors())),
+        tracing=begin_tracing(),
     )
     app = FastAPI(
         title="owl-stream",
@@ -47,9 +57,13 @@ def create_app(
     )
     app.state.server = state
     app.state.metrics = Metrics(state)
+    open_metrics = config.server.access.metrics == "open"
+    app.add_middleware(Gate, tokens=state.tokens, open_metrics=open_metrics, statuses=state.statuses)
     refusals.install(app)
     app.include_router(health.router)
+    app.include_router(login.router)
     app.include_router(routes.router)
+    app.include_router(pages.router)
     return app
 
 
@@ -69,6 +83,9 @@ def _lifespan(
         async with AsyncExitStack() as stack:
             stack.callback(state.catalogue.close)
             stack.push_async_callback(state.engine.aclose)
+            stack.push_async_callback(asyncio.to_thread, state.tracing.close)
+            watching = asyncio.create_task(state.connections.drop_stuck(state.config.server.idle_timeout_s))
+            stack.callback(watching.cancel)
             opening = asyncio.create_task(_open(state, on_failure, on_ready))
             stack.push_async_callback(_give_up, state, opening)
             yield

@@ -15,10 +15,11 @@ from starlette.types import Receive, Scope, Send
 
 from owl_stream import __version__
 from owl_stream.assemble import Dataset
-from owl_stream.config import ServerConfig
 from owl_stream.engine import Coordinate, Engine, FrameLease
 from owl_stream.errors import DrainingError, OwlStreamError, TemporaryError
-from owl_stream.server.streams import StreamRecord, Streams
+from owl_stream.server.logs import stream_in_logs
+from owl_stream.server.state import ServerState
+from owl_stream.server.streams import StreamRecord
 from owl_stream.wire import (
     MEDIA_TYPE,
     PROTOCOL_VERSION,
@@ -139,18 +140,23 @@ class Window:
 class Delivery(Response):
     """The response of a stream. Holds a place among the streams for as long as it runs."""
 
-    def __init__(
-        self, journey: Journey, engine: Engine, streams: Streams, settings: ServerConfig, draining: asyncio.Event
-    ) -> None:
+    def __init__(self, journey: Journey, state: ServerState, reader: str, report: Mapping[str, float]) -> None:
         super().__init__(media_type=MEDIA_TYPE, headers=STREAM_HEADERS)
         del self.headers["content-length"]
-        self._journey, self._engine, self._streams = journey, engine, streams
-        self._settings, self._draining = settings, draining
+        self._journey, self._reader, self._report = journey, reader, report
+        self._engine, self._streams, self._tracing = state.engine, state.streams, state.tracing
+        self._settings, self._draining = state.config.server, state.draining
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Deliver until the journey ends, the reader goes, stops reading, or the server drains."""
-        first = next(self._journey.coordinates())
-        with self._streams.admit(self._journey.dataset.name, first) as record:
+        first, name = next(self._journey.coordinates()), self._journey.dataset.name
+        with (
+            self._streams.admit(name, first, self._reader, self._report) as record,
+            stream_in_logs(record.id),
+            self._tracing.span("stream", stream=record.id, dataset=name, **first._asdict()),
+        ):
+            self.headers["Owl-Stream-Id"] = record.id
+            log.info("of %s for rank %d of %d begins at %s", name, first.rank, first.world_size, first[:3])
             deliver = asyncio.create_task(self._deliver(send, record))
             gone = asyncio.create_task(_disconnected(receive))
             try:
@@ -160,10 +166,13 @@ class Delivery(Response):
                     task.cancel()
                 outcome, _ = await asyncio.gather(deliver, gone, return_exceptions=True)
             if isinstance(outcome, IdleReaderError):
-                log.warning("stream %d: the reader took nothing for %g s", record.number, self._settings.idle_timeout_s)
+                record.ended = "idle_timeout"
+                log.warning("the reader took nothing for %g s", self._settings.idle_timeout_s)
                 _abort(scope)
             elif isinstance(outcome, Exception):
+                record.ended = "internal"
                 raise outcome
+            log.info("ends after %d batches, %d bytes: %s", record.batches, record.nbytes, record.ended)
 
     async def _deliver(self, send: Send, record: StreamRecord) -> None:
         write = _Writer(send, record, self._settings.idle_timeout_s)
@@ -174,14 +183,14 @@ class Delivery(Response):
             await write.header(self._journey.hello())
             async for frame in self._frames(window, stop, write, record):
                 record.at = frame.at
-                with frame.lease as lease:
+                with frame.lease as lease, self._tracing.span("frame", **frame.at._asdict(), **frame.seconds):
                     await write.body(lease.view)
-                record.batches += 1
-                self._streams.sums["batches"] += 1
-                self._streams.sums["bytes"] += lease.assembled.nbytes
+                self._streams.note_sent(record, frame.at, lease.assembled)
             await write.header(self._journey.end())
+            record.ended = "completed"
         except OwlStreamError as exc:
-            log.info("stream %d ends with %s: %s", record.number, exc.code, exc)
+            record.ended = exc.code
+            log.info("%s: %s", exc.code, exc)
             await write.header(ErrorInfo(exc.code, str(exc), exc.retryable))
         finally:
             stop.cancel()
@@ -194,12 +203,11 @@ class Delivery(Response):
         coordinates, told = self._journey.coordinates(), time.monotonic()
         window.fill()
         while (task := window.next) is not None:
-            waited = time.monotonic()
             while not task.done() and not stop.done():
-                await asyncio.wait({task, stop}, timeout=self._settings.heartbeat_s, return_when="FIRST_COMPLETED")
+                with record.waiting.on("assembly"):
+                    await asyncio.wait({task, stop}, timeout=self._settings.heartbeat_s, return_when="FIRST_COMPLETED")
                 if not task.done() and not stop.done():
                     await write.header(Heartbeat())
-            record.assembly_wait_s += time.monotonic() - waited
             if stop.done():
                 raise DrainingError("the server is stopping: connect again, or to another server")
             placed = _Placed(next(coordinates), window.take())
@@ -228,6 +236,11 @@ class _Placed:
     at: Coordinate
     lease: FrameLease
 
+    @property
+    def seconds(self) -> dict[str, float]:
+        """What its assembly took, by stage, named for a trace."""
+        return {f"{stage}_s": seconds for stage, seconds in self.lease.assembled.seconds.items()}
+
 
 class _Writer:
     """Writes a response, each piece within the idle timeout."""
@@ -242,12 +255,11 @@ class _Writer:
         await self.body(memoryview(pack_frame(header)))
 
     async def body(self, data: memoryview) -> None:
-        began = time.monotonic()
-        for start in range(0, data.nbytes, CHUNK_BYTES):
-            chunk = data[start : start + CHUNK_BYTES]
-            await self._put({"type": "http.response.body", "body": chunk, "more_body": True})
+        with self._record.waiting.on("reader"):
+            for start in range(0, data.nbytes, CHUNK_BYTES):
+                chunk = data[start : start + CHUNK_BYTES]
+                await self._put({"type": "http.response.body", "body": chunk, "more_body": True})
         self._record.nbytes += data.nbytes
-        self._record.reader_wait_s += time.monotonic() - began
 
     async def end(self) -> None:
         await self._put({"type": "http.response.body", "body": b"", "more_body": False})

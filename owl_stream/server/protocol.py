@@ -1,4 +1,4 @@
-"""uvicorn's HTTP protocol with the limits that it lacks: size of a request's head and body, time to receive one."""
+"""uvicorn's HTTP protocol with the limits that it lacks: how many connections, how large and how slow a request."""
 
 from __future__ import annotations
 
@@ -7,39 +7,66 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from owl_stream.server.connections import Connections
 from owl_stream.server.delivery import ABORT
 
 MAX_HEAD_BYTES = 32 << 10
 MAX_BODY_BYTES = 64 << 10
-"""No request of ours has a body; a small one is read and ignored."""
+"""No request of ours has a body but the login's; another small one is read and ignored."""
+
+NO_LIMIT = 1 << 30
+
+REASONS = {
+    408: b"Request Timeout",
+    413: b"Content Too Large",
+    431: b"Request Header Fields Too Large",
+    503: b"Service Unavailable",
+}
 
 
 class LimitedProtocol(HttpToolsProtocol):
-    """Refuses what would cost memory or a connection: 431, 413, 408, each followed by a close.
+    """Refuses what would cost memory or a connection: 431, 413, 408, 503, each followed by a close.
 
-    `request_timeout_s` is set on a subclass made for a server's settings; it spans from the first byte of a request (or
-    from the connection) to its last.
+    `request_timeout_s` and `places` are set on a subclass made for a server's settings. The former spans from the first
+    byte of a request (or from the connection) to its last.
     """
 
     request_timeout_s = 10.0
+    places = Connections(NO_LIMIT)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn's own
-        """Begin to wait for a request."""
+        """Begin to wait for a request, if there is a place."""
         super().connection_made(transport)
         self._received = 0
         self._body_bytes = 0
         self._in_body = False
         self._deadline: asyncio.TimerHandle | None = None
-        self._expect_request()
+        if self.places.admit(self):
+            self._expect_request()
+        else:
+            self._refuse(503, "every connection of this server is in use: ask again, or ask another server")
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop waiting."""
         self._expect_nothing()
+        self.places.leave(self)
         super().connection_lost(exc)
+
+    @property
+    def unsent_bytes(self) -> int:
+        """Bytes that wait for the peer to read."""
+        return self.transport.get_write_buffer_size()
+
+    def drop(self) -> None:
+        """End the connection at once."""
+        self._expect_nothing()
+        self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
         """Parse, and refuse a head that has grown too large without being whole."""
         self._received += len(data)
+        if self._deadline is None and (self.cycle is None or self.cycle.response_complete):
+            self._expect_request()  # also for bytes that begin nothing: they have ended the keep-alive's own timer
         super().data_received(data)
         if self._received > MAX_HEAD_BYTES and not self._in_body and self._deadline is not None:
             self._refuse(431, f"request head: expected at most {MAX_HEAD_BYTES} bytes")
@@ -73,8 +100,15 @@ class LimitedProtocol(HttpToolsProtocol):
         """The request is whole: the clock stops."""
         self._expect_nothing()
         self._received = 0
+        self.places.answering(self)
         if not self.transport.is_closing():
             super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """The answer is on its way: the connection may be kept, and then waits for the next request."""
+        super().on_response_complete()
+        if self.cycle.response_complete:  # else the next one has begun: it was pipelined
+            self.places.silent(self)
 
     def _expect_request(self) -> None:
         self._expect_nothing()
@@ -92,15 +126,17 @@ class LimitedProtocol(HttpToolsProtocol):
         self._expect_nothing()
         if self.transport.is_closing():
             return
-        reason = {408: b"Request Timeout", 413: b"Content Too Large", 431: b"Request Header Fields Too Large"}[status]
+        self.places.refused[str(status)] += status != 503  # that one has counted itself
         body = message.encode()
+        advice = b"retry-after: 1\r\n" if status == 503 else b""
         self.transport.write(
-            b"HTTP/1.1 %d %s\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\n"
-            b"connection: close\r\n\r\n%s" % (status, reason, len(body), body)
+            b"HTTP/1.1 %d %s\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\n%s"
+            b"connection: close\r\n\r\n%s" % (status, REASONS[status], len(body), advice, body)
         )
         self.transport.close()
 
 
-def limited_protocol(request_timeout_s: float) -> type[Any]:
-    """The protocol class for a server's settings."""
-    return type("ServerProtocol", (LimitedProtocol,), {"request_timeout_s": request_timeout_s})
+def limited_protocol(request_timeout_s: float, places: Connections | None = None) -> type[Any]:
+    """The protocol class for a server's settings; without `places` there may be any number of connections."""
+    settings = {"request_timeout_s": request_timeout_s, "places": places or Connections(NO_LIMIT)}
+    return type("ServerProtocol", (LimitedProtocol,), settings)

@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import asdict
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from pydantic import BaseModel
 
 from owl_stream.assemble import Dataset
@@ -14,6 +14,8 @@ from owl_stream.engine import Coordinate
 from owl_stream.errors import DrainingError, ProtocolVersionError, RequestError, StateMismatchError
 from owl_stream.plan import check_cursor, check_deal
 from owl_stream.server.delivery import STREAM_HEADERS, Delivery, Journey
+from owl_stream.server.gate import reader_of
+from owl_stream.server.reports import MAX_HEADER_CHARS, read_report
 from owl_stream.server.state import ServerState, server_state
 from owl_stream.wire import MEDIA_TYPE, PROTOCOL_VERSION, Cursor
 
@@ -83,6 +85,7 @@ def _micro_batch_size(dataset: Dataset, world_size: int, asked: int | None) -> i
 )
 async def stream(
     name: str,
+    request: Request,
     state: State,
     rank: Number = 0,
     world_size: Size = 1,
@@ -94,6 +97,7 @@ async def stream(
     stride: Size = 1,
     fingerprint: Annotated[str, Query(max_length=128)] = "",
     protocol: Number = PROTOCOL_VERSION,
+    owl_client_stats: Annotated[str, Header(max_length=MAX_HEADER_CHARS)] = "",
 ) -> Response:
     """Batches from a cursor on, for one rank, until the end of `epochs` epochs."""
     if protocol != PROTOCOL_VERSION:
@@ -109,9 +113,10 @@ async def stream(
         raise RequestError(f"stride {stride} with {epochs} epochs: readers that share an epoch ask for one at a time")
     if state.draining.is_set():
         raise DrainingError("the server is stopping: ask another one, or ask again")
-    state.streams.check()
+    reader = reader_of(request)
+    state.streams.check(reader)
     journey = Journey(dataset, rank, world_size, size, micros, cursor, epochs, stride)
-    return Delivery(journey, state.engine, state.streams, state.config.server, state.draining)
+    return Delivery(journey, state, reader, read_report(owl_client_stats))
 
 
 def _check_fingerprint(dataset: Dataset, asked: str) -> None:

@@ -7,6 +7,7 @@ import math
 import signal
 import socket
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -14,8 +15,12 @@ import uvicorn
 
 from owl_stream.config import Config
 from owl_stream.errors import ConfigError, OwlStreamError
+from owl_stream.server.access import check_exposure
 from owl_stream.server.app import create_app
+from owl_stream.server.logs import configure_logs
 from owl_stream.server.protocol import limited_protocol
+from owl_stream.server.state import ServerState
+from owl_stream.server.tls import tls_options
 
 
 class _Server(uvicorn.Server):
@@ -37,8 +42,8 @@ class _Server(uvicorn.Server):
         self.should_exit = True
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """A listening socket.
+def bind(host: str, port: int, allowed: Callable[[str], None] = lambda address: None) -> socket.socket:
+    """A listening socket. `allowed` hears the address before anyone can connect to it, and may raise.
 
     Raises:
         ConfigError: the address is in use, not ours, or not an address.
@@ -47,6 +52,7 @@ def bind(host: str, port: int) -> socket.socket:
         family, kind, proto, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
+        allowed(str(address[0]))
         sock = socket.socket(family, kind, proto)
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -74,7 +80,7 @@ def serve(
     """Serve until SIGTERM or Ctrl-C. `on_listening` hears the URL, `on_ready` that every dataset can be served.
 
     Raises:
-        OwlStreamError: the address cannot be had, or a dataset cannot be opened.
+        OwlStreamError: the address cannot be had, anyone could read, or a dataset cannot be opened.
     """
     failures: list[OwlStreamError] = []
 
@@ -83,20 +89,27 @@ def serve(
         server.should_exit = True
 
     app = create_app(config, index_dir=index_dir, on_failure=fail, on_ready=on_ready)
+    state: ServerState = app.state.server
+    configure_logs(config.server.log_format, log_level, state.tokens.masked)
     settings = uvicorn.Config(
         app,
-        loop="uvloop",
-        http=limited_protocol(config.server.request_timeout_s),
+        loop="owl_stream.server.tls:ServerLoop",
+        http=limited_protocol(config.server.request_timeout_s, state.connections),
         ws="none",
         log_level=log_level,
+        log_config=None,
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=math.ceil(config.server.grace_s),
+        **tls_options(config),
     )
-    server = _Server(settings, app.state.server.draining)
-    with bind(config.server.host, config.server.port) as sock, server.capture_signals():
+    server = _Server(settings, state.draining)
+    host = config.server.host
+    allowed = partial(check_exposure, host, tokens=state.tokens, config=config)
+    with bind(host, config.server.port, allowed) as sock, server.capture_signals():
         host, port = sock.getsockname()[:2]
-        on_listening(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
+        scheme = "https" if settings.ssl_certfile else "http"
+        on_listening(f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}")
         server.run(sockets=[sock])
     if failures:
         raise failures[0]

@@ -4,24 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 
 from fastapi import Request
 
 from owl_stream.config import Config
 from owl_stream.engine import Engine
+from owl_stream.server.access import Tokens
 from owl_stream.server.catalogue import Catalogue
+from owl_stream.server.connections import Connections
 from owl_stream.server.streams import Streams
+from owl_stream.server.tracing import Tracing
 
 
 @dataclass
 class ServerState:
-    """One running server. `draining` is set once it is about to stop."""
+    """One running server. `draining` is set once it is about to stop, `statuses` counts its answers."""
 
     config: Config
     catalogue: Catalogue
     engine: Engine
     streams: Streams
+    tokens: Tokens = field(default_factory=lambda: Tokens({}))
+    connections: Connections = field(default_factory=lambda: Connections(1 << 30))
+    tracing: Tracing = field(default_factory=Tracing)
+    statuses: Counter[int] = field(default_factory=Counter)
     draining: asyncio.Event = field(default_factory=asyncio.Event)
     began: float = field(default_factory=time.monotonic)
 

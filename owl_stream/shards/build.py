@@ -20,10 +20,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from owl_stream.errors import ConfigError, DataError, WorkerError
-from owl_stream.shards.columns import Summary, compose
+from owl_stream.shards.columns import Columns, Summary, compose, open_columns
 from owl_stream.shards.cost import Measure, MeasureFactory
 from owl_stream.shards.index import Index
 from owl_stream.shards.scan import scan_shard
+from owl_stream.shards.shortcut import Shortcut
 from owl_stream.shards.source import Shard
 from owl_stream.shards.tables import IndexPlace, load_tables, save_tables
 
@@ -51,13 +52,14 @@ def build_index(
     index_dir: Path | None,
     *,
     processes: int,
-    on_bad_sample: Literal["mask", "fail"],
+    on_bad_sample: Literal["mask", "fail", "report"],
     progress: Callable[[Progress], None] | None = None,
 ) -> Index:
     """The index of these shards under this recipe. Only shards without tables, or with stale ones, are read.
 
     `processes` = 0 reads here, one shard after the other. `progress` is called from this thread, first with nothing
-    done and last with everything, only if anything is read; without processes once a shard.
+    done and last with everything, only if anything is read; without processes once a shard. `on_bad_sample`: "report"
+    is for who wants the quarantine itself, and raises for no sample, even where none is good.
     The caller closes the index.
 
     Raises:
@@ -71,17 +73,9 @@ def build_index(
     if not shards:
         raise ConfigError("no shards to index; name at least one")
     place = IndexPlace(index_dir)
-    known = [_summary(place, shard, recipe_digest) for shard in shards]
-    unknown = [shard for shard, summary in zip(shards, known, strict=True) if summary is None]
-    if unknown:
-        for shard in {place.directory(shard): shard for shard in unknown}.values():
-            place.prepare(shard)
-        _scan_all(unknown, _Indexing(measure, place, recipe_digest), processes, progress or _ignore)
-    summaries = [
-        _must(summary or _summary(place, shard, recipe_digest), shard)
-        for shard, summary in zip(shards, known, strict=True)
-    ]
-    index = Index(shards, compose(place, shards, summaries, recipe_digest))
+    indexing = _Indexing(measure, place, recipe_digest)
+    columns = _columns_as_before(shards, indexing) or _columns_anew(shards, indexing, processes, progress or _ignore)
+    index = Index(shards, columns)
     try:
         _judge(index, on_bad_sample)
     except BaseException:
@@ -90,8 +84,10 @@ def build_index(
     return index
 
 
-def _judge(index: Index, on_bad_sample: Literal["mask", "fail"]) -> None:
+def _judge(index: Index, on_bad_sample: Literal["mask", "fail", "report"]) -> None:
     """Raise what makes the index useless, or what `fail` asks for."""
+    if on_bad_sample == "report":
+        return
     if index.samples and (on_bad_sample == "mask" or not index.quarantined):
         return
     reasons = Counter(finding.reason for finding in index.quarantine())
@@ -110,6 +106,31 @@ class _Indexing:
     measure: MeasureFactory
     place: IndexPlace
     recipe_digest: str
+
+
+def _columns_as_before(shards: Sequence[Shard], indexing: _Indexing) -> Columns | None:
+    """The columns of an earlier run, if no shard and no table changed since; no table is read for that."""
+    address = Shortcut(indexing.place, shards, indexing.recipe_digest).follow()
+    return None if address is None else open_columns(indexing.place, shards, address)
+
+
+def _columns_anew(
+    shards: Sequence[Shard], indexing: _Indexing, processes: int, progress: Callable[[Progress], None]
+) -> Columns:
+    place, recipe_digest = indexing.place, indexing.recipe_digest
+    known = [_summary(place, shard, recipe_digest) for shard in shards]
+    unknown = [shard for shard, summary in zip(shards, known, strict=True) if summary is None]
+    if unknown:
+        for shard in {place.directory(shard): shard for shard in unknown}.values():
+            place.prepare(shard)
+        _scan_all(unknown, indexing, processes, progress)
+    summaries = [
+        _must(summary or _summary(place, shard, recipe_digest), shard)
+        for shard, summary in zip(shards, known, strict=True)
+    ]
+    columns = compose(place, shards, summaries, recipe_digest)
+    Shortcut(place, shards, recipe_digest).save(columns.address)
+    return columns
 
 
 class _Stopped(Exception):  # noqa: N818 - asked for, not an error

@@ -1,8 +1,8 @@
 """The columns of a whole manifest in one file, so that planning reads a few bytes and holds none of them in memory.
 
-Layout, little endian: magic in 64 bytes; costs (COST), spans (SPAN), ids of the image pool, ids of the text pool (u32
-each), findings (one msgpack array each), a footer (msgpack), its length (u64), and an xxh3-64 of all that. 32 bytes a
-sample; with the 28 of its shard's tables that is 60. The name is a digest of the content, so a file is never changed.
+Layout, little endian: magic in 64 bytes; costs (COST), spans (SPAN), one bit a sample for those with crops, findings
+(one msgpack array each), a footer (msgpack), its length (u64), and an xxh3-64 of all that. 28 bytes a sample; with the
+28 of its shard's tables that is a little over 56. The name is a digest of the content, so a file is never changed.
 """
 
 from __future__ import annotations
@@ -10,9 +10,8 @@ from __future__ import annotations
 import logging
 import os
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +21,20 @@ import xxhash
 from numpy.typing import NDArray
 
 from owl_stream.errors import ConfigError, DataChangedError, ReadError
+from owl_stream.shards.flags import Flags, FlagWriter, flag_bytes
 from owl_stream.shards.source import Shard
 from owl_stream.shards.tables import COST, SPAN, IndexPlace, Tables, load_tables, replaced, write_all
 
 MAX_SAMPLES = 1 << 32
 
-_MAGIC = b"OWLCOLS\x01"
+_MAGIC = b"OWLCOLS\x02"
 _START = 64
 _U64 = struct.Struct("<Q")
-_CHUNK = 1 << 22
+_CHUNK = 1 << 20
 _FINDINGS_CHUNK = 1 << 16
 _RUN_ROWS = 1 << 14
-ID = np.dtype("<u4")
-"""A sample's number in the manifest."""
+_READ_ALONG_BYTES = 4096
+"""Up to so much between two rows is read along: cheaper than asking twice."""
 
 _log = logging.getLogger("owl_stream.shards")
 
@@ -95,23 +95,22 @@ class Regions:
 
     costs: int
     spans: int
-    image_ids: int
-    text_ids: int
+    images: int
     findings: int
 
     @classmethod
-    def of(cls, samples: int, images: int) -> Regions:
+    def of(cls, samples: int) -> Regions:
         """Columns one behind the other."""
         spans = _START + samples * COST.itemsize
-        image_ids = spans + samples * SPAN.itemsize
-        text_ids = image_ids + images * ID.itemsize
-        return cls(_START, spans, image_ids, text_ids, text_ids + (samples - images) * ID.itemsize)
+        images = spans + samples * SPAN.itemsize
+        return cls(_START, spans, images, images + flag_bytes(samples))
 
 
 @dataclass(frozen=True)
 class Columns:
-    """An open columns file that is whole. Whoever holds it closes `file`."""
+    """An open columns file that is whole, named by `address`. Whoever holds it closes `file`."""
 
+    address: str
     file: int
     footer: Footer
     regions: Regions
@@ -127,15 +126,20 @@ def compose(place: IndexPlace, shards: Sequence[Shard], summaries: Sequence[Summ
     if sum(summary.samples for summary in summaries) > MAX_SAMPLES:
         raise ConfigError(f"one dataset may have {MAX_SAMPLES} samples; split it")
     address = xxhash.xxh3_128_hexdigest(b"".join(summary.tables_digest for summary in summaries))
-    path = place.directory(shards[0]) / f"manifest.{address}.columns"
-    opened = _open(path)
+    opened = _open(place, shards, address)
     if opened is None:
         place.prepare(shards[0])
-        _write(path, place, shards, summaries, recipe_digest)
-        opened = _open(path)
+        _write(_path(place, shards, address), place, shards, summaries, recipe_digest)
+        opened = _open(place, shards, address)
     if opened is None:
+        path = _path(place, shards, address)
         raise DataChangedError(f"index file {path} was damaged right after it was written; check that disk")
     return opened
+
+
+def open_columns(place: IndexPlace, shards: Sequence[Shard], address: str) -> Columns | None:
+    """The columns of that address, if they are there and whole. The caller owns the descriptor."""
+    return _open(place, shards, address, on_damage=lambda path, exc: None)
 
 
 def _write(
@@ -149,7 +153,7 @@ def _write(
         findings=sum(summary.findings for summary in summaries),
         findings_bytes=0,
     )
-    regions = Regions.of(footer.samples, footer.images)
+    regions = Regions.of(footer.samples)
     with replaced(path) as file:
         write_all(file, _MAGIC.ljust(_START, b"\0"), 0)
         end = _write_columns(file, regions, _loaded(place, shards, summaries, recipe_digest))
@@ -159,21 +163,18 @@ def _write(
 
 
 def _write_columns(file: int, regions: Regions, tables: Iterator[Tables]) -> int:
-    costs_at, spans_at, images_at, texts_at = regions.costs, regions.spans, regions.image_ids, regions.text_ids
-    findings_at, first = regions.findings, 0
+    costs_at, spans_at, findings_at = regions.costs, regions.spans, regions.findings
+    flags = FlagWriter(file, regions.images)
     for number, table in enumerate(tables):
         good = table.cost.measured
-        costs, spans = table.cost.costs[good], table.scan.spans[good]
-        has_crops = costs["crops"] > 0
-        ids = np.arange(first, first + len(costs), dtype=np.int64)
+        costs = table.cost.costs[good]
         costs_at = write_all(file, costs.tobytes(), costs_at)
-        spans_at = write_all(file, spans.tobytes(), spans_at)
-        images_at = write_all(file, ids[has_crops].astype(ID).tobytes(), images_at)
-        texts_at = write_all(file, ids[~has_crops].astype(ID).tobytes(), texts_at)
+        spans_at = write_all(file, table.scan.spans[good].tobytes(), spans_at)
+        flags.write(costs["crops"] > 0)
         found = sorted([*table.scan.findings, *table.cost.findings], key=lambda finding: finding.offset)
         notes = [(number, note.key, note.member, note.offset, note.reason, note.detail) for note in found]
         findings_at = write_all(file, b"".join(_pack(note) for note in notes), findings_at)
-        first += len(costs)
+    flags.finish()
     return findings_at
 
 
@@ -187,7 +188,21 @@ def _loaded(
         yield tables
 
 
-def _open(path: Path) -> Columns | None:
+def _path(place: IndexPlace, shards: Sequence[Shard], address: str) -> Path:
+    return place.directory(shards[0]) / f"manifest.{address}.columns"
+
+
+def _say_damage(path: Path, exc: Exception) -> None:
+    _log.warning("index file %s is damaged (%s): it is made again", path, exc)
+
+
+def _open(
+    place: IndexPlace,
+    shards: Sequence[Shard],
+    address: str,
+    on_damage: Callable[[Path, Exception], None] = _say_damage,
+) -> Columns | None:
+    path = _path(place, shards, address)
     try:
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -196,9 +211,9 @@ def _open(path: Path) -> Columns | None:
         footer = _read_footer(file)
     except (ValueError, TypeError, OSError, struct.error, msgpack.UnpackException) as exc:
         os.close(file)
-        _log.warning("index file %s is damaged (%s): it is made again", path, exc)
+        on_damage(path, exc)
         return None
-    return Columns(file, footer, Regions.of(footer.samples, footer.images))
+    return Columns(address, file, footer, Regions.of(footer.samples))
 
 
 def _read_footer(file: int) -> Footer:
@@ -212,15 +227,24 @@ def _read_footer(file: int) -> Footer:
 
 
 def _checksum(file: int, nbytes: int) -> int:
-    digest = xxhash.xxh3_64()
+    digest, buffer = xxhash.xxh3_64(), memoryview(bytearray(_CHUNK))
     at = 0
     while at < nbytes:
-        piece = os.pread(file, min(_CHUNK, nbytes - at), at)
-        if not piece:
+        taken = os.preadv(file, [buffer[: nbytes - at]], at)
+        if not taken:
             raise ValueError("it ends early")
-        digest.update(piece)
-        at += len(piece)
+        digest.update(buffer[:taken])
+        at += taken
     return digest.intdigest()
+
+
+def read_flags(columns: Columns) -> Flags:
+    """Which samples have crops.
+
+    Raises:
+        ReadError, DataChangedError: as `gather`.
+    """
+    return Flags(_read(columns.file, flag_bytes(columns.footer.samples), columns.regions.images))
 
 
 def read_findings(file: int, columns: Columns) -> Iterator[tuple[int, str, str, int, str, str]]:
@@ -249,19 +273,37 @@ def gather(file: int, start: int, dtype: np.dtype[Any], rows: NDArray[np.int64])
     """
     order = np.argsort(rows, kind="stable")
     wanted = rows[order]
-    # Up to a page between two rows is read along: cheaper than asking twice.
-    breaks = np.flatnonzero(np.diff(wanted) > 4096 // dtype.itemsize) + 1
-    edges = sorted({0, *breaks.tolist(), *range(0, len(wanted), _RUN_ROWS), len(wanted)})
-    pieces = []
-    for first, behind in pairwise(edges):
-        low, high = int(wanted[first]), int(wanted[behind - 1])
-        raw = _read(file, (high - low + 1) * dtype.itemsize, start + low * dtype.itemsize)
-        if high - low + 1 != behind - first:
-            raw = np.frombuffer(raw, dtype)[wanted[first:behind] - low].tobytes()
-        pieces.append(raw)
     out = np.empty(len(rows), dtype=dtype)
-    out[order] = np.frombuffer(b"".join(pieces), dtype)
+    for first in range(0, len(rows), _RUN_ROWS):
+        part = slice(first, first + _RUN_ROWS)
+        out[order[part]] = _gather_sorted(file, start, dtype, wanted[part])
     return out
+
+
+def _gather_sorted(file: int, start: int, dtype: np.dtype[Any], wanted: NDArray[np.int64]) -> NDArray[Any]:
+    breaks = np.diff(wanted) > _READ_ALONG_BYTES // dtype.itemsize
+    run_of_row = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(breaks)])
+    firsts = np.flatnonzero(np.concatenate([np.ones(1, dtype=bool), breaks]))
+    lasts = np.append(firsts[1:], len(wanted)) - 1
+    low, rows_of_run = wanted[firsts], wanted[lasts] - wanted[firsts] + 1
+    raw = _read_runs(file, (rows_of_run * dtype.itemsize).tolist(), (start + low * dtype.itemsize).tolist())
+    place_of_run = np.cumsum(rows_of_run) - rows_of_run - low
+    gathered: NDArray[Any] = np.frombuffer(raw, dtype)[wanted + place_of_run[run_of_row]]
+    return gathered
+
+
+def _read_runs(file: int, nbytes: list[int], offsets: list[int]) -> bytes:
+    """Many small reads, whose number and not size is what they cost: nothing else is done in between."""
+    pread = os.pread
+    try:
+        raw = b"".join([pread(file, *run) for run in zip(nbytes, offsets, strict=True)])
+    except OSError as exc:
+        raise ReadError(f"index file @ {offsets[0]} to {offsets[-1]}: {exc.strerror}; try again") from exc
+    if len(raw) != sum(nbytes):
+        raise DataChangedError(
+            f"index file @ {offsets[0]} to {offsets[-1]}: expected {sum(nbytes)} bytes, got {len(raw)}; index again"
+        )
+    return raw
 
 
 def _read(file: int, nbytes: int, offset: int) -> bytes:

@@ -1,6 +1,6 @@
 """The index as the plan and the server see it: which samples there are, where they lie, what they cost.
 
-Holds numbers per shard, never per sample: a hundred million samples cost no more memory than a hundred.
+Holds numbers per shard, and per sample two bits: a hundred million samples cost 25 MB of memory.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from owl_stream.errors import DataChangedError, RequestError
-from owl_stream.shards.columns import ID, Columns, gather, read_findings
+from owl_stream.shards.columns import Columns, gather, read_findings, read_flags
 from owl_stream.shards.cost import Costs, Pool, Spans
 from owl_stream.shards.quarantine import Quarantined
 from owl_stream.shards.sample import split_name
@@ -47,6 +47,7 @@ class Index:
         self._by_shard = np.array(footer.samples_by_shard, dtype=np.int64)
         self._images_by_shard = np.array(footer.images_by_shard, dtype=np.int64)
         self._ends = np.cumsum(self._by_shard)
+        self._has_crops = read_flags(columns)
         self._closed = False
 
     def pool_size(self, pool: Pool) -> int:
@@ -58,9 +59,7 @@ class Index:
         positions = _within(positions, self.pool_size(pool), f"position in pool {pool}")
         if pool == "all":
             return positions
-        regions = self._columns.regions
-        start = regions.image_ids if pool == "image" else regions.text_ids
-        return gather(self._file(), start, ID, positions).astype(np.int64)
+        return self._has_crops.ids(pool == "image", positions)
 
     def pool_counts_by_shard(self, pool: Pool) -> NDArray[np.int64]:
         """How many samples of the pool each shard has, [shards]."""

@@ -11,7 +11,7 @@ import glob
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,11 +32,14 @@ class Shard:
     mtime_ns: int
 
 
-def find_shards(patterns: Sequence[str], base: Path) -> tuple[Shard, ...]:
+def find_shards(
+    patterns: Sequence[str], base: Path, on_error: Callable[[ShardError], None] | None = None
+) -> tuple[Shard, ...]:
     """Shards in the order of the patterns; the matches of one glob or directory are sorted.
 
     Braces expand as in webdataset (`a-{00..03}.tar`); a directory stands for every `*.tar` directly inside. Relative
-    patterns start at `base`. A shard's name is its path relative to the directory that all shards share.
+    patterns start at `base`. A shard's name is its path relative to the directory that all shards share. With
+    `on_error` a shard that cannot be used is told to it and left out, instead of raised.
 
     Raises:
         ConfigError: a scheme or `pipe:`, unbalanced braces, nothing matched, or one path listed twice.
@@ -51,7 +54,15 @@ def find_shards(patterns: Sequence[str], base: Path) -> tuple[Shard, ...]:
     if not paths:
         raise ConfigError("no such shard: no pattern was given; name tars, a glob or a directory")
     common = Path(os.path.commonpath([path.parent for path in paths]))
-    return tuple(_describe(path, _printable(path.relative_to(common))) for path in paths)
+    found = []
+    for path in paths:
+        try:
+            found.append(_describe(path, _printable(path.relative_to(common))))
+        except ShardError as exc:
+            if on_error is None:
+                raise
+            on_error(exc)
+    return tuple(found)
 
 
 def open_shard(shard: Shard) -> int:

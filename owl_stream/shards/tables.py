@@ -39,6 +39,9 @@ _MAGIC = b"OWLTABLE"
 _VERSION = 1
 _HEADER = struct.Struct("<8sIIQq16s16sQQ")
 _CHECK = struct.Struct("<Q")
+CHECK_BYTES = _CHECK.size
+"""A table ends with a checksum of all before it."""
+
 _log = logging.getLogger("owl_stream.shards")
 
 

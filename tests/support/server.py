@@ -36,7 +36,7 @@ class ServerProcess:
             )
         assert self.process.stdout is not None
         for line in self.process.stdout:
-            if match := re.search(r"listens on (http://\S+:(\d+))", line):
+            if match := re.search(r"listens on (https?://\S+:(\d+))", line):
                 self.url, self._port = match[1], int(match[2])
             if line.startswith("ready:"):
                 self._drain = threading.Thread(target=self.process.stdout.read, daemon=True)

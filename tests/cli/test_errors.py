@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import subprocess
 import sys
@@ -11,29 +10,9 @@ from pathlib import Path
 import pytest
 
 from owl_stream import __version__
+from tests.cli.command import Here, one_line, owl_stream, run
 from tests.support.datasets import small_dataset, write_config
 from tests.support.server import ROOT
-
-
-def owl_stream(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    """Run the command as a user would."""
-    return run("-m", "owl_stream.cli", *arguments, cwd=cwd)
-
-
-def run(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    """Run Python, with this checkout's packages."""
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=cwd, env=env, check=False)
-
-
-def one_line(done: subprocess.CompletedProcess[str]) -> str:
-    """The single line that an error is, checked for its form."""
-    assert done.returncode == 2, done.stderr
-    lines = done.stderr.strip().splitlines()
-    assert len(lines) == 1, done.stderr
-    assert lines[0].startswith("owl-stream: ")
-    return lines[0]
 
 
 @pytest.fixture
@@ -80,6 +59,43 @@ def test_no_such_shard(data: Path) -> None:
         owl_stream("serve", "--port", "0", "-s", str(data / "no-*.tar"), "-t", str(data / "tokenizer.json"))
     )
     assert "no-*.tar" in line
+
+
+def test_a_misspelt_option_is_one_line_with_the_nearest_one() -> None:
+    """The command line's own errors look like ours: the option, what it may have meant, where to read on."""
+    line = one_line(owl_stream("serve", "--prot", "1"))
+    assert "--prot" in line
+    assert "--port" in line
+    assert "owl-stream serve --help" in line
+    assert "frobnicate" in one_line(owl_stream("frobnicate"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("plan", "--world-size", "3"), "valid world_size"),
+        (("plan", "--step", "99"), "expected 0 to"),
+        (("plan", "--dataset", "val"), "there is: train"),
+        (("inspect", "--rank", "4"), "valid ranks: 0"),
+        (("inspect", "http://127.0.0.1:1", "--config"), "leave out"),
+        (("bench", "127.0.0.1"), "http://host:port"),
+        (("bench", "http://127.0.0.1:1"), "is the server running there?"),
+        (("check", "--dataset", "val"), "there is: train"),
+        (("pack", "nothing.json", "--out", "out"), "nothing.json: no such file"),
+        (("pack", ".", "--out", "out", "--shard-size", "many"), "512MiB"),
+        (("pack", ".", "--out", "out", "--format", "coco"), "sharegpt"),
+        (("pack", ".", "--out", "out", "--format", "llava"), "got a directory"),
+        (("pack", ".", "--out", "out", "--name", "../x"), "letters"),
+    ],
+)
+def test_every_command_names_what_was_wrong_and_what_is_right(
+    here: Here, data: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], expected: str
+) -> None:
+    """Ranks, sizes, names, addresses, formats: one line, exit code 2, nothing on stdout, nothing written."""
+    monkeypatch.chdir(data)
+    more = ["owl-stream.yaml"] if arguments[-1] == "--config" else []
+    assert expected in one_line(here(*arguments, *more))
+    assert not (data / "out").exists()
 
 
 def test_wrong_layout_name(data: Path) -> None:

@@ -1,0 +1,89 @@
+"""`owl-stream check`."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from owl_stream.cli.options import (
+    ConfigOption,
+    DatasetOption,
+    IndexOption,
+    JsonOption,
+    LayoutOption,
+    ProcessesOption,
+    ShardsOption,
+    TokenizerOption,
+    choose,
+    settings,
+)
+from owl_stream.cli.terminal import Bar, emit, printable
+
+if TYPE_CHECKING:
+    from owl_stream.cli.lint import Finding, Report
+
+_WHAT_HAPPENS = {"finding": "unusable shard", "indexing": "quarantined", "assembly": "masked"}
+
+
+def check(
+    config: ConfigOption = None,
+    shards: ShardsOption = None,
+    tokenizer: TokenizerOption = None,
+    layout: LayoutOption = None,
+    dataset: DatasetOption = None,
+    index_dir: IndexOption = None,
+    processes: ProcessesOption = None,
+    decode: Annotated[
+        bool, typer.Option(help="Decode every image too; without, only what indexing finds is found.")
+    ] = True,
+    as_json: JsonOption = False,
+) -> None:
+    """Find every bad sample without training: what would be quarantined, and what would be masked.
+
+    Each is listed with shard, key, member, byte offset in the shard, and reason; then come histograms of text tokens,
+    supervised tokens and crops per sample. Exit code 0: all is good. 1: something bad was found. 2: a wrong call.
+    """
+    from owl_stream.cli.lint import lint  # noqa: PLC0415 # see serve
+    from owl_stream.engine.processes import usable_cores  # noqa: PLC0415
+
+    # A decoder that crashes is a finding, told below; the engine's own words about it would come between.
+    logging.getLogger("owl_stream.engine").setLevel(logging.ERROR)
+    wanted = settings(config, shards, tokenizer, layout)
+    names = [choose(wanted, dataset)[0]] if dataset is not None else list(wanted.datasets)
+    reports = []
+    for name in names:
+        with Bar() as bar:
+            report = lint(name, wanted, index_dir, processes or usable_cores(), decode=decode, bar=bar)
+        reports.append(report)
+        if not as_json:
+            _print(report)
+    clean = not any(report.findings for report in reports)
+    if as_json:
+        emit({"clean": clean, "datasets": {report.dataset: report.describe() for report in reports}})
+    if not clean:
+        raise typer.Exit(1)
+
+
+def _print(report: Report) -> None:
+    for finding in report.findings:
+        typer.echo(_line(finding))
+    reasons = ", ".join(f"{count} x {reason}" for reason, count in report.reasons.items())
+    found = f"{len(report.findings)} bad: {reasons}" if report.findings else "nothing bad"
+    typer.echo(
+        f"{report.dataset}: {report.shards} shards, {report.samples} samples indexed, {report.decoded} decoded, {found}"
+    )
+    if report.samples:
+        for name, distribution in (
+            ("text tokens", report.text_tokens),
+            ("supervised tokens", report.supervised_tokens),
+            ("crops", report.crops),
+        ):
+            typer.echo("\n".join(distribution.lines(name)))
+
+
+def _line(finding: Finding) -> str:
+    bad = finding.bad
+    place = " ".join(part for part in (bad.shard, bad.key, bad.member) if part)
+    return printable(f"{place} @ {bad.offset}: {bad.detail} [{bad.reason}, {_WHAT_HAPPENS[finding.stage]}]")

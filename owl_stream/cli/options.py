@@ -1,0 +1,99 @@
+"""Options that several commands share, and the configuration that they amount to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+import typer
+
+from owl_stream.config import Config, DatasetConfig, LayoutName, load_config, make_config
+from owl_stream.errors import ConfigError, UnknownDatasetError
+
+DEFAULT_CONFIG = Path("owl-stream.yaml")
+ALONE = "train"
+"""What a dataset is called that flags alone describe."""
+
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", "-c", help="Configuration file; default: ./owl-stream.yaml if it is there.")
+]
+ShardsOption = Annotated[
+    list[str] | None,
+    typer.Option("--shards", "-s", help="Shards: a tar, a brace pattern, a glob or a directory; may be repeated."),
+]
+TokenizerOption = Annotated[
+    str | None, typer.Option("--tokenizer", "-t", help="A tokenizers file (tokenizer.json), or a hub id (org/name).")
+]
+LayoutOption = Annotated[
+    str | None,
+    typer.Option(
+        "--layout",
+        help="What a batch looks like: owl3-240728 (default) or owl3-241101.",
+        autocompletion=lambda: list(get_args(LayoutName)),
+    ),
+]
+BatchOption = Annotated[
+    int | None, typer.Option("--global-batch-size", "-g", help="Rows of one optimizer step, over all ranks; default 8.")
+]
+IndexOption = Annotated[
+    Path | None, typer.Option("--index-dir", help="Where the index lies; default: .owl-index beside the shards.")
+]
+DatasetOption = Annotated[str | None, typer.Option("--dataset", "-d", help="Which dataset, where there are several.")]
+ProcessesOption = Annotated[
+    int | None, typer.Option("--processes", "-p", min=1, help="Processes to work in; default: one per usable core.")
+]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object to stdout and nothing else there; progress is on stderr.")
+]
+
+
+def settings(
+    config: Path | None,
+    shards: list[str] | None,
+    tokenizer: str | None,
+    layout: str | None,
+    global_batch_size: int | None = None,
+    **server: str | int | None,
+) -> Config:
+    """The configuration of a file, or of flags alone; flags of the server lie over both.
+
+    Raises:
+        ConfigError: neither, both, or a value that cannot be.
+    """
+    flags = {"shards": shards, "tokenizer": tokenizer, "layout": layout, "global_batch_size": global_batch_size}
+    dataset = {key: value for key, value in flags.items() if value is not None}
+    given = {key: value for key, value in server.items() if value is not None}
+    if dataset and config is not None:
+        names = ", ".join("--" + key.replace("_", "-") for key in dataset)
+        raise ConfigError(f"--config describes the datasets: leave out {names}")
+    if not dataset:
+        path = config or DEFAULT_CONFIG
+        if config is None and not path.exists():
+            raise ConfigError(f"no dataset: expected --config FILE, ./{path}, or --shards and --tokenizer")
+        return _over(load_config(path), given)
+    raw: dict[str, Any] = {"server": given, "datasets": {ALONE: dataset}}
+    return make_config(raw, origin="command line", base=Path.cwd())
+
+
+def choose(config: Config, name: str | None) -> tuple[str, DatasetConfig]:
+    """The dataset of that name, or the only one.
+
+    Raises:
+        UnknownDatasetError: no such name, or several and no name; the message lists them.
+    """
+    names = ", ".join(config.datasets)
+    if name is None:
+        if len(config.datasets) > 1:
+            raise UnknownDatasetError(f"there are several datasets: choose one with --dataset: {names}")
+        name = next(iter(config.datasets))
+    if name not in config.datasets:
+        raise UnknownDatasetError(f"no dataset {name!r}; there is: {names}")
+    return name, config.datasets[name]
+
+
+def _over(config: Config, server: dict[str, str | int]) -> Config:
+    if not server:
+        return config
+    raw = {"server": {**config.server.model_dump(), **server}, "datasets": {}}
+    raw["datasets"] = {name: dataset.model_dump() for name, dataset in config.datasets.items()}
+    return make_config(raw, origin="command line", base=config.base, environ={})

@@ -1,0 +1,166 @@
+"""A running server as the command line sees it: `http.client` and the wire format, nothing that needs torch."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import ssl
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import quote, urlencode, urlsplit
+
+import typer
+
+from owl_stream.errors import (
+    ConfigError,
+    OwlStreamError,
+    PeerGoneError,
+    RequestError,
+    ServerBusyError,
+    ServerError,
+    UnknownDatasetError,
+)
+from owl_stream.wire import ErrorInfo, Frame, FrameParser
+
+CONNECT_S, READ_S = 10.0, 15.0
+"""Three heartbeats that do not come mean that the server is gone."""
+
+MAX_ANSWER_BYTES = 16 << 20
+
+TokenOption = Annotated[
+    str | None, typer.Option(envvar="OWL_TOKEN", help="Bearer token of the server.", show_default=False)
+]
+CaOption = Annotated[
+    Path | None, typer.Option("--ca", help="Certificate authority (PEM) that the server's certificate is held against.")
+]
+
+
+@dataclass(frozen=True)
+class Peer:
+    """One server. `url`: http(s)://host[:port][/path].
+
+    Raises:
+        ConfigError: not such an address, or a token or certificate file that cannot be used.
+    """
+
+    url: str
+    token: str | None = field(default=None, repr=False)
+    ca: Path | None = None
+
+    def __post_init__(self) -> None:
+        parts = urlsplit(self.url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc or parts.query:
+            raise ConfigError(f"expected the server's address, http://host:port, got {self.url.rpartition('@')[2]!r}")
+        if self.token is not None and not (self.token.isascii() and self.token.isprintable()):
+            raise ConfigError("--token: expected printable ASCII")
+
+    def choose(self, dataset: str | None) -> str:
+        """The dataset of that name, or the server's only one.
+
+        Raises:
+            UnknownDatasetError: no such name, or several and no name.
+        """
+        names = list(self.json("/v1/datasets")["datasets"])
+        if dataset is None and len(names) == 1:
+            return str(names[0])
+        if dataset not in names:
+            asked = "there are several datasets" if dataset is None else f"no dataset {dataset!r}"
+            raise UnknownDatasetError(f"{self.url}: {asked}; choose one with --dataset: {', '.join(map(str, names))}")
+        return str(dataset)
+
+    def json(self, path: str, query: Mapping[str, object] | None = None) -> Any:
+        """The JSON at a path.
+
+        Raises:
+            OwlStreamError: it cannot be had; the server's own words are in the message.
+        """
+        with self.open(path, query) as response:
+            return _parsed(self.url, response.read(MAX_ANSWER_BYTES))
+
+    def frames(self, path: str, query: Mapping[str, object]) -> Iterator[Frame]:
+        """The frames of an answer as they come; an `error` frame is raised. Close the iterator to hang up.
+
+        Raises:
+            OwlStreamError: as `json`; also bytes that are no frames.
+        """
+        parser = FrameParser()
+        with self.open(path, query) as response:
+            while nbytes := _read(self.url, response, parser.buffer()):
+                frame = parser.advance(nbytes)
+                if frame is not None:
+                    if isinstance(frame.header, ErrorInfo):
+                        raise _error(self.url, frame.header.code, frame.header.message, frame.header.retryable)
+                    yield frame
+            parser.close()
+
+    @contextmanager
+    def open(self, path: str, query: Mapping[str, object] | None = None) -> Iterator[http.client.HTTPResponse]:
+        """A GET whose answer is 200, on a connection of its own that closes with the block."""
+        parts = urlsplit(self.url)
+        connection = self._connection(parts.scheme, parts.hostname or "", parts.port)
+        headers = {"Accept-Encoding": "identity", "User-Agent": "owl-stream-cli"}
+        if self.token:
+            headers["Authorization"] = f"Bearer {self.token}"
+        target = parts.path.rstrip("/") + quote(path) + (f"?{urlencode(query)}" if query else "")
+        try:
+            try:
+                connection.connect()
+                connection.sock.settimeout(READ_S)
+                connection.request("GET", target, headers=headers)
+                response = connection.getresponse()
+            except (OSError, http.client.HTTPException) as exc:
+                raise ConfigError(f"{self.url}: cannot reach it: {_reason(exc)}; is the server running there?") from exc
+            with response:
+                if response.status != 200:
+                    _refuse(self.url, response)
+                yield response
+        finally:
+            connection.close()
+
+    def _connection(self, scheme: str, host: str, port: int | None) -> http.client.HTTPConnection:
+        if scheme == "http":
+            return http.client.HTTPConnection(host, port, timeout=CONNECT_S)
+        try:
+            context = ssl.create_default_context(cafile=self.ca)
+        except OSError as exc:
+            raise ConfigError(f"--ca {self.ca}: not a certificate file: {exc}") from exc
+        return http.client.HTTPSConnection(host, port, timeout=CONNECT_S, context=context)
+
+
+def _read(url: str, response: http.client.HTTPResponse, buffer: memoryview) -> int:
+    try:
+        return response.readinto(buffer)
+    except (OSError, http.client.HTTPException) as exc:
+        raise PeerGoneError(f"{url}: {_reason(exc)}") from exc
+
+
+def _refuse(url: str, response: http.client.HTTPResponse) -> None:
+    body = _parsed(url, response.read(MAX_ANSWER_BYTES))
+    error = body.get("error") if isinstance(body, dict) else None
+    if not isinstance(error, dict):
+        raise ConfigError(f"{url}: answered {response.status} {response.reason}; is it an owl-stream server?")
+    raise _error(url, str(error.get("code")), str(error.get("message")), error.get("retryable") is True)
+
+
+def _error(url: str, code: str, message: str, retryable: bool) -> OwlStreamError:
+    if retryable:
+        return ServerBusyError(f"{url}: {message}")
+    if code in ("data_changed", "contract", "media_offset", "internal"):
+        return ServerError(f"{url}: {message}", code)
+    return RequestError(f"{url}: {message}")
+
+
+def _parsed(url: str, body: bytes) -> Any:
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError) as exc:
+        raise ConfigError(f"{url}: expected JSON, got {body[:40]!r}; is it an owl-stream server?") from exc
+
+
+def _reason(exc: Exception) -> str:
+    if isinstance(exc, TimeoutError):
+        return "silent past its deadline"
+    return exc.strerror if isinstance(exc, OSError) and exc.strerror else str(exc) or type(exc).__name__

@@ -1,0 +1,70 @@
+"""`owl-stream serve`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from owl_stream import __version__
+from owl_stream.cli.options import (
+    BatchOption,
+    ConfigOption,
+    IndexOption,
+    JsonOption,
+    LayoutOption,
+    ShardsOption,
+    TokenizerOption,
+    settings,
+)
+from owl_stream.cli.terminal import emit
+from owl_stream.errors import ConfigError
+
+LEVELS = ("debug", "info", "warning", "error")
+
+
+def serve(
+    config: ConfigOption = None,
+    shards: ShardsOption = None,
+    tokenizer: TokenizerOption = None,
+    layout: LayoutOption = None,
+    global_batch_size: BatchOption = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on; default 127.0.0.1.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; default 8000; 0 takes a free one.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Assembly processes; default: one per core.")] = None,
+    index_dir: IndexOption = None,
+    log_level: Annotated[
+        str, typer.Option(help="debug, info, warning or error.", autocompletion=lambda: list(LEVELS))
+    ] = "warning",
+    log_format: Annotated[str | None, typer.Option(help="text (default), or json: one object a line.")] = None,
+    allow_anonymous: Annotated[
+        bool, typer.Option("--allow-anonymous", help="Listen beyond loopback although no tokens are asked for.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Serve batches over HTTP until SIGTERM or Ctrl-C.
+
+    With --json, stdout has one object a line: {"event": "listening", "url"} and {"event": "ready", "datasets"}.
+    """
+    from owl_stream.server import serve as run  # noqa: PLC0415 # `owl-stream --help` need not load a web framework
+
+    flags = {"host": host, "port": port, "workers": workers, "log_format": log_format}
+    wanted = settings(config, shards, tokenizer, layout, global_batch_size, **flags)
+    if allow_anonymous:
+        wanted = wanted.allowing_anonymous()
+    if log_level not in LEVELS:
+        raise ConfigError(f"--log-level: expected {', '.join(LEVELS)}, got {log_level!r}")
+
+    def listening(url: str) -> None:
+        if as_json:
+            emit({"event": "listening", "url": url, "version": __version__})
+        else:
+            typer.echo(f"owl-stream {__version__} listens on {url}")
+
+    def ready() -> None:
+        if as_json:
+            emit({"event": "ready", "datasets": list(wanted.datasets)})
+        else:
+            typer.echo(f"ready: {', '.join(wanted.datasets)}")
+
+    run(wanted, index_dir=index_dir, log_level=log_level, on_listening=listening, on_ready=ready)

@@ -1,0 +1,108 @@
+"""Folders of images with captions: `cat.jpg` beside `cat.txt`, or a `metadata.jsonl` of {file_name, text}."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from owl_stream.errors import ConfigError, SampleError
+from owl_stream.pack.documents import Documents
+from owl_stream.pack.entry import Draft, Origin
+from owl_stream.shards import IMAGE_MARKER
+from owl_stream.shards.media import IMAGE_SUFFIXES
+
+METADATA = "metadata.jsonl"
+MAX_CAPTION_BYTES = 16 << 20
+
+
+class Folder:
+    """A folder's samples, in the order of its metadata file or else of the images' paths, subfolders included.
+
+    Iterating yields (origin, draft, or the SampleError that it is instead). `position` and `size` count files or bytes.
+    """
+
+    def __init__(self, path: Path, prompt: str) -> None:
+        self.path, self._prompt = path, prompt
+        metadata = path / METADATA
+        self._documents = Documents(metadata) if metadata.is_file() else None
+        self._files = [] if self._documents is not None else _files(path)
+        self._done = 0
+
+    @property
+    def position(self) -> int:
+        """How far the iteration is."""
+        return self._documents.position if self._documents is not None else self._done
+
+    @property
+    def size(self) -> int:
+        """What `position` is at the end."""
+        return self._documents.size if self._documents is not None else len(self._files)
+
+    def __iter__(self) -> Iterator[tuple[Origin, Draft | SampleError]]:
+        return self._listed(self._documents) if self._documents is not None else self._beside()
+
+    def _listed(self, documents: Documents) -> Iterator[tuple[Origin, Draft | SampleError]]:
+        for line, record in documents:
+            origin = Origin(str(documents.path), line)
+            if isinstance(record, SampleError):
+                yield origin, record
+                continue
+            name, text = record.get("file_name"), record.get("text")
+            if isinstance(name, str) and name and isinstance(text, str):
+                yield origin, self._draft(name, text)
+            else:
+                shown = ", ".join(f"`{field[:40]}`" for field in list(record)[:8]) or "no field at all"
+                yield origin, SampleError("record_field", f"expected `file_name` and `text`, both text, got {shown}")
+
+    def _beside(self) -> Iterator[tuple[Origin, Draft | SampleError]]:
+        names = set(self._files)
+        stems = {_split(name)[0] for name in self._files if _split(name)[1] in IMAGE_SUFFIXES}
+        for name in self._files:
+            self._done += 1
+            stem, suffix = _split(name)
+            origin = Origin(str(self.path / name))
+            if suffix in IMAGE_SUFFIXES:
+                caption = f"{stem}.txt"
+                if caption not in names:
+                    yield origin, SampleError("caption_missing", f"expected its caption in {Path(caption).name}")
+                else:
+                    yield origin, self._captioned(name, caption)
+            elif suffix == "txt" and stem not in stems:
+                yield origin, SampleError("image_missing", "a caption without an image of the same name")
+
+    def _captioned(self, image: str, caption: str) -> Draft | SampleError:
+        path = self.path / caption
+        try:
+            if path.stat().st_size > MAX_CAPTION_BYTES:
+                return SampleError("record_too_long", f"{path}: a caption of more than {MAX_CAPTION_BYTES} bytes")
+            return self._draft(image, path.read_text(encoding="utf-8-sig"))
+        except UnicodeDecodeError:
+            return SampleError("text_utf8", f"{path}: expected UTF-8")
+        except OSError as exc:
+            return SampleError("caption_missing", f"{path}: cannot read it: {exc.strerror}")
+
+    def _draft(self, image: str, text: str) -> Draft | SampleError:
+        if not text.strip():
+            return SampleError("record_empty", "the caption is empty")
+        asked = f"{IMAGE_MARKER}\n{self._prompt}" if self._prompt else IMAGE_MARKER
+        return Draft((("user", asked), ("assistant", text.strip())), (image,))
+
+
+def _files(path: Path) -> list[str]:
+    """Names of all files below `path`, relative to it, sorted by their parts; links to folders are not followed."""
+    names: list[str] = []
+
+    def fail(exc: OSError) -> None:
+        raise ConfigError(f"{exc.filename}: cannot list it: {exc.strerror}") from exc
+
+    for directory, _, files in os.walk(path, onerror=fail):
+        inside = os.path.relpath(directory, path)
+        names += [name if inside == "." else f"{inside}/{name}" for name in files if not name.startswith(".")]
+    return sorted(names, key=lambda name: name.split("/"))
+
+
+def _split(name: str) -> tuple[str, str]:
+    """(name without suffix, suffix in lower case)."""
+    stem, dot, suffix = name.rpartition(".")
+    return (stem, suffix.lower()) if dot else (name, "")

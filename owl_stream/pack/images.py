@@ -1,0 +1,74 @@
+"""Names of images in a record -> files on this machine, below one root."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from pathlib import Path
+
+from owl_stream.errors import SampleError
+from owl_stream.pack.entry import ImageFile
+from owl_stream.shards.media import IMAGE_SUFFIXES
+
+MAX_IMAGE_BYTES = 1 << 30
+
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
+_MAGIC = {
+    b"\xff\xd8\xff": "jpg",
+    b"\x89PNG\r\n\x1a\n": "png",
+    b"GIF8": "gif",
+    b"RIFF": "webp",
+    b"BM": "bmp",
+    b"II*\0": "tif",
+    b"MM\0*": "tif",
+}
+
+
+class ImageRoot:
+    """Finds images by their names, relative to `root`. With `allow_outside` they may lie anywhere."""
+
+    def __init__(self, root: Path, *, allow_outside: bool) -> None:
+        self._root, self._allow_outside = os.path.realpath(root), allow_outside
+
+    def find(self, name: str) -> ImageFile:
+        """The file of that name.
+
+        Raises:
+            SampleError: a URL, outside of the root, missing, not a regular file, empty, or not an image.
+        """
+        try:
+            os.fsencode(name)
+        except UnicodeEncodeError as exc:
+            raise SampleError("text_surrogate", f"image {name[:200]!a}: no file can have this name") from exc
+        if _SCHEME.match(name) or "\0" in name:
+            raise SampleError("image_remote", f"image {name[:200]!r}: expected a path, got a URL; download it first")
+        path = os.path.realpath(os.path.join(self._root, name))
+        if not self._allow_outside and os.path.commonpath([self._root, path]) != self._root:
+            raise SampleError(
+                "image_outside",
+                f"image {name[:200]!r} lies outside of {self._root} (at {path}); set --images, or --allow-outside",
+            )
+        try:
+            status = os.stat(path)
+        except OSError as exc:
+            raise SampleError("image_missing", f"image {name[:200]!r}: {exc.strerror} (looked for {path})") from exc
+        if not stat.S_ISREG(status.st_mode) or not os.access(path, os.R_OK):
+            raise SampleError("image_unreadable", f"image {name[:200]!r}: {path} is no file that can be read")
+        if not 0 < status.st_size <= MAX_IMAGE_BYTES:
+            raise SampleError(
+                "image_size", f"image {name[:200]!r}: expected 1 to {MAX_IMAGE_BYTES} bytes, got {status.st_size}"
+            )
+        return ImageFile(path, _ext(path), status.st_size, status.st_mtime_ns)
+
+
+def _ext(path: str) -> str:
+    suffix = os.path.splitext(path)[1][1:].lower()
+    if suffix in IMAGE_SUFFIXES:
+        return suffix
+    with open(path, "rb") as file:
+        head = file.read(8)
+    for magic, ext in _MAGIC.items():
+        if head.startswith(magic):
+            return ext
+    raise SampleError("image_type", f"image {path}: expected one of {', '.join(sorted(IMAGE_SUFFIXES))}")

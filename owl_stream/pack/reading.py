@@ -1,0 +1,98 @@
+"""The inputs as one sequence of entries, cut into shards: which sample is in which shard depends on the input alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from owl_stream.errors import ConfigError, SampleError
+from owl_stream.pack.captions import Folder
+from owl_stream.pack.documents import Documents
+from owl_stream.pack.entry import BLOCK, BadInput, Draft, Entry, Origin, make_entry
+from owl_stream.pack.images import ImageRoot
+from owl_stream.pack.records import FORMATS
+from owl_stream.pack.settings import PackProgress, PackSettings
+
+PROGRESS_EVERY = 256
+
+
+class Reading:
+    """Iterates over the good entries of all inputs, in order; collects the bad ones."""
+
+    def __init__(self, settings: PackSettings, progress: Callable[[PackProgress], None]) -> None:
+        self._settings, self._progress = settings, progress
+        self._sources = [_source(settings, path) for path in settings.inputs]
+        self.bad: list[BadInput] = []
+        self.shards = 0
+
+    def __iter__(self) -> Iterator[Entry]:
+        number = samples = 0
+        for source, images in self._sources:
+            for origin, draft in _drafts(source, self._settings):
+                entry = self._entry(f"{number:09d}", origin, draft, images)
+                if entry is not None:
+                    samples += 1
+                    yield entry
+                if number % PROGRESS_EVERY == 0:
+                    self._tell(samples)
+                number += 1
+        self._tell(samples)
+
+    def _entry(self, key: str, origin: Origin, draft: Draft | SampleError, images: ImageRoot) -> Entry | None:
+        try:
+            if isinstance(draft, SampleError):
+                raise draft
+            return make_entry(key, draft, tuple(images.find(name) for name in draft.images))
+        except SampleError as exc:
+            bad = BadInput(origin, exc.reason, exc.detail)
+            if self._settings.on_bad == "fail":
+                raise bad.error() from exc
+            self.bad.append(bad)
+            return None
+
+    def _tell(self, samples: int) -> None:
+        size = sum(source.size for source, _ in self._sources)
+        done = sum(source.position for source, _ in self._sources)
+        self._progress(PackProgress(done / max(size, 1), samples, self.shards))
+
+
+def _source(settings: PackSettings, path: Path) -> tuple[Documents | Folder, ImageRoot]:
+    if not path.exists():
+        raise ConfigError(f"{path}: no such file or directory")
+    if path.is_dir() and settings.format not in ("auto", "folder"):
+        raise ConfigError(f"{path}: expected a file of {settings.format} records, got a directory")
+    if not path.is_dir() and settings.format == "folder":
+        raise ConfigError(f"{path}: expected a directory of images and captions, got a file")
+    root = settings.images or (path if path.is_dir() else path.parent)
+    if not root.is_dir():
+        raise ConfigError(f"--images {root}: no such directory")
+    source = Folder(path, settings.prompt) if path.is_dir() else Documents(path)
+    return source, ImageRoot(root, allow_outside=settings.allow_outside)
+
+
+def _drafts(source: Documents | Folder, settings: PackSettings) -> Iterator[tuple[Origin, Draft | SampleError]]:
+    if isinstance(source, Folder):
+        yield from source
+        return
+    read = FORMATS[settings.format]
+    for line, record in source:
+        draft: Draft | SampleError
+        try:
+            draft = record if isinstance(record, SampleError) else read(record)
+        except SampleError as exc:
+            draft = exc
+        yield Origin(str(source.path), line), draft
+
+
+def cut(entries: Iterable[Entry], max_bytes: int, max_samples: int) -> Iterator[list[Entry]]:
+    """Entries in order, each shard filled as far as it goes; one that is larger than a shard gets its own."""
+    shard: list[Entry] = []
+    nbytes = 2 * BLOCK
+    for entry in entries:
+        if shard and (nbytes + entry.nbytes > max_bytes or len(shard) >= max_samples):
+            yield shard
+            shard, nbytes = [], 2 * BLOCK
+        shard.append(entry)
+        nbytes += entry.nbytes
+    if shard:
+        yield shard

@@ -1,0 +1,84 @@
+"""Packing from beginning to end: read in order, cut into shards, write several at a time, go on where a run was killed.
+
+A restart reads the input again, finds the same shards, and writes those that are not there yet.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from owl_stream.errors import ConfigError, DataError
+from owl_stream.pack.entry import BadInput
+from owl_stream.pack.journal import Journal
+from owl_stream.pack.reading import Reading, cut
+from owl_stream.pack.settings import PackProgress, PackSettings
+from owl_stream.pack.tar import TEMPORARY, PackedShard, sync_directory
+from owl_stream.pack.writing import Writing
+
+
+@dataclass(frozen=True)
+class Packed:
+    """What came of it. `kept`: shards that an earlier run had finished. `manifest` and `bad_list` are files."""
+
+    shards: tuple[PackedShard, ...]
+    kept: int
+    bad: tuple[BadInput, ...]
+    manifest: Path
+    bad_list: Path
+
+    @property
+    def samples(self) -> int:
+        """Samples in all shards."""
+        return sum(shard.samples for shard in self.shards)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all shards."""
+        return sum(shard.nbytes for shard in self.shards)
+
+
+def pack(settings: PackSettings, workers: int, progress: Callable[[PackProgress], None] | None = None) -> Packed:
+    """Pack the inputs; what an earlier run with the same settings has finished is kept. `workers`: shards at a time.
+
+    Raises:
+        ConfigError: an input or the output cannot be used.
+        DataError: not one good record; a bad one, with `on_bad` "fail"; damage of an array; an image changed meanwhile.
+    """
+    reading = Reading(settings, progress or (lambda _: None))
+    with Journal(settings.out, settings.name, settings.identity()) as journal:
+        writing = Writing(settings, journal, workers)
+        try:
+            for entries in cut(reading, settings.shard_bytes, settings.shard_samples):
+                reading.shards += 1
+                writing.add(entries)
+            shards = writing.finish()
+        finally:
+            writing.close()
+        if not shards:
+            inputs = ", ".join(map(str, settings.inputs))
+            first = f"; the first: {reading.bad[0].origin}: {reading.bad[0].detail}" if reading.bad else ""
+            raise DataError(f"not one good record in {inputs}: {len(reading.bad)} bad{first}")
+        journal.forget_others({shard.name for shard in shards})
+        manifest = settings.out / f"{settings.name}.manifest.json"
+        bad_list = settings.out / f"{settings.name}.bad.jsonl"
+        summary = {"shards": [asdict(shard) for shard in shards], "bad": len(reading.bad)}
+        _replace(manifest, json.dumps(summary, indent=1) + "\n")
+        _replace(bad_list, "".join(json.dumps(bad.describe()) + "\n" for bad in reading.bad))
+    return Packed(tuple(shards), writing.kept, tuple(reading.bad), manifest, bad_list)
+
+
+def _replace(path: Path, text: str) -> None:
+    temporary = path.with_name(path.name + TEMPORARY)
+    try:
+        with temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        sync_directory(path.parent)
+    except OSError as exc:
+        raise ConfigError(f"{path}: cannot write it: {exc.strerror}; make room, or choose another --out") from exc

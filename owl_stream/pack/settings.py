@@ -1,0 +1,46 @@
+"""What to pack, into what, and how far that is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class PackSettings:
+    """What to pack, and into what. `images`: the root of image names, by default each input's own directory.
+
+    A shard is full before it would exceed `shard_bytes` or `shard_samples`. `prompt` asks about captioned images.
+    """
+
+    inputs: tuple[Path, ...]
+    out: Path
+    name: str = "train"
+    format: str = "auto"
+    images: Path | None = None
+    allow_outside: bool = False
+    prompt: str = ""
+    shard_bytes: int = 512 << 20
+    shard_samples: int = 10_000
+    on_bad: Literal["skip", "fail"] = "skip"
+
+    def identity(self) -> dict[str, Any]:
+        """What a restart must have in common with the run that it continues."""
+        return {
+            "inputs": [str(path.resolve()) for path in self.inputs],
+            "format": self.format,
+            "images": None if self.images is None else str(self.images.resolve()),
+            "prompt": self.prompt,
+            "shard_bytes": self.shard_bytes,
+            "shard_samples": self.shard_samples,
+        }
+
+
+@dataclass(frozen=True)
+class PackProgress:
+    """How far it is: share of the input read (0 to 1), samples and shards that are cut."""
+
+    share: float
+    samples: int
+    shards: int

@@ -1,0 +1,105 @@
+"""The connections that are open now: how many there may be, which may be dropped for others, and which are stuck."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+from collections import Counter
+from typing import Protocol
+
+MIN_SPARE_DESCRIPTORS = 64
+MOST_DESCRIPTORS = 1 << 20
+
+
+class Connection(Protocol):
+    """What this module asks of an HTTP connection."""
+
+    @property
+    def unsent_bytes(self) -> int:
+        """Bytes that wait for the peer to read."""
+        ...
+
+    def drop(self) -> None:
+        """End it at once; what was not sent is thrown away."""
+        ...
+
+
+class Connections:
+    """A bounded set of connections.
+
+    One that is not being answered is *silent*: when there are too many, the one silent for longest makes room. So
+    however many clients connect and say nothing, the next one that asks for something gets in.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._silent: dict[Connection, None] = {}
+        self._unsent: dict[Connection, tuple[int, int]] = {}
+        self.open: set[Connection] = set()
+        self.refused: Counter[str] = Counter()
+
+    def admit(self, connection: Connection) -> bool:
+        """Take in a new, silent connection; False where every place is taken by one that is being answered."""
+        if len(self.open) >= self._most:
+            if not self._silent:
+                self.refused["full"] += 1
+                return False
+            longest = next((each for each in self._silent if not each.unsent_bytes), next(iter(self._silent)))
+            self.refused["silent"] += 1
+            self.leave(longest)
+            longest.drop()
+        self.open.add(connection)
+        self.silent(connection)
+        return True
+
+    def silent(self, connection: Connection) -> None:
+        """It waits for a request, or to be closed, from now on."""
+        self._silent[connection] = None
+
+    def answering(self, connection: Connection) -> None:
+        """It has sent a whole request."""
+        self._silent.pop(connection, None)
+
+    def leave(self, connection: Connection) -> None:
+        """It is gone; telling twice does nothing."""
+        self.open.discard(connection)
+        self._silent.pop(connection, None)
+        self._unsent.pop(connection, None)
+
+    async def drop_stuck(self, write_timeout_s: float) -> None:
+        """For ever: drop every connection whose peer reads nothing of its answer's rest for `write_timeout_s`.
+
+        Streams look after themselves: while more is written, the length of what waits does not tell who is slow.
+        """
+        looks = 4
+        while True:
+            await asyncio.sleep(write_timeout_s / looks)
+            self._look(looks)
+
+    def _look(self, looks: int) -> None:
+        before, self._unsent = self._unsent, {}
+        for connection in list(self._silent):
+            unsent = connection.unsent_bytes
+            last, seen = before.get(connection, (0, 0))
+            if not unsent:
+                continue
+            self._unsent[connection] = (unsent, seen + 1 if unsent >= last > 0 else 0)
+            if self._unsent[connection][1] >= looks:
+                self.refused["stuck"] += 1
+                self.leave(connection)
+                connection.drop()
+
+
+def descriptors() -> int:
+    """How many descriptors this process may have, once it has raised its own limit as far as it is let."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MOST_DESCRIPTORS)
+    if soft == resource.RLIM_INFINITY or soft >= most:
+        return most
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    return most
+
+
+def places(max_connections: int, available: int) -> int:
+    """How many connections there may be, so that a quarter of the descriptors stays for shards, slabs and workers."""
+    return max(4, min(max_connections, available - max(MIN_SPARE_DESCRIPTORS, available // 4)))

@@ -1,0 +1,98 @@
+"""What the dashboard shows, gathered from the running server's parts; ready for JSON."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import asdict
+from typing import Any
+
+from owl_stream import __version__
+from owl_stream.assemble import Dataset
+from owl_stream.server.catalogue import Entry
+from owl_stream.server.pages.history import EVERY_S, History, Sample
+from owl_stream.server.state import ServerState
+from owl_stream.server.streams import MaskedSample, StreamRecord
+
+SHOWN_MASKED = 100
+"""Samples masked lately that the dashboard lists."""
+
+
+class Overview:
+    """The running server in numbers: now, and over the last ten minutes."""
+
+    def __init__(self, state: ServerState) -> None:
+        self._state = state
+        self.history = History(self._sample)
+        self._reasons: dict[str, dict[str, int]] = {}
+
+    def reasons(self, dataset: Dataset) -> dict[str, int]:
+        """How many samples were quarantined for each reason, most frequent first. Reads the quarantine once."""
+        if dataset.fingerprint not in self._reasons:
+            counted = Counter(str(bad["reason"]) for bad in dataset.quarantine())
+            self._reasons[dataset.fingerprint] = dict(counted.most_common())
+        return self._reasons[dataset.fingerprint]
+
+    def show(self, since: int) -> dict[str, Any]:
+        """Everything the dashboard shows. `history` holds the samples from number `since` on. May read the index."""
+        state = self._state
+        engine = state.engine.statistics()
+        following, samples = self.history.since(since)
+        return {
+            "version": __version__,
+            "uptime_s": self._uptime_s(),
+            "draining": state.draining.is_set(),
+            "engine": {"workers": engine.workers, "busy": engine.busy, "queued": engine.queued},
+            "datasets": [self._dataset(entry) for entry in list(state.catalogue.entries.values())],
+            "streams": [_stream(record) for record in list(state.streams.open.values())],
+            "masked": [_masked(bad) for bad in list(state.streams.masked.values())[-SHOWN_MASKED:]][::-1],
+            "history": {"next": following, "every_s": EVERY_S, "fields": Sample._fields, "samples": samples},
+        }
+
+    def _dataset(self, entry: Entry) -> dict[str, Any]:
+        shown: dict[str, Any] = {"name": entry.name, "status": entry.status, "progress": round(entry.progress, 4)}
+        if entry.error is not None:
+            shown["error"] = str(entry.error)
+        if (dataset := entry.dataset) is not None:
+            shown |= {
+                "fingerprint": dataset.fingerprint,
+                "layout": dataset.layout,
+                "samples": dataset.samples,
+                "quarantined": dataset.quarantined,
+                "global_batch_size": dataset.global_batch_size,
+                "steps_per_epoch": dataset.steps_per_epoch,
+                "reasons": self.reasons(dataset),
+            }
+        return shown
+
+    def _sample(self) -> Sample:
+        sums, engine = self._state.streams.sums, self._state.engine.statistics()
+        return Sample(
+            at_s=self._uptime_s(),
+            batches=sums["batches"],
+            nbytes=sums["bytes"],
+            rows=sum(count for kind, count in engine.report.items() if kind in ("rows_ok", "rows_repeated")),
+            tokens=engine.report.get("tokens", 0),
+            padding=engine.report.get("padding", 0),
+            streams=len(self._state.streams.open),
+        )
+
+    def _uptime_s(self) -> float:
+        return round(time.monotonic() - self._state.began, 3)
+
+
+def _stream(record: StreamRecord) -> dict[str, Any]:
+    return {
+        "number": record.number,
+        "dataset": record.dataset,
+        **record.at._asdict(),
+        "batches": record.batches,
+        "nbytes": record.nbytes,
+        "age_s": round(time.monotonic() - record.began, 3),
+        "assembly_wait_s": round(record.assembly_wait_s, 4),
+        "reader_wait_s": round(record.reader_wait_s, 4),
+    }
+
+
+def _masked(bad: MaskedSample) -> dict[str, Any]:
+    return {"dataset": bad.dataset, **bad.at._asdict(), **asdict(bad.found)}

@@ -1,0 +1,79 @@
+"""Which samples have crops, one bit each: from it the ids of either pool are computed, and no table lists them.
+
+The bits, and how many of either kind stand before every 64th, are held in memory: 25 MB for a hundred million samples.
+Two columns of ids would be 400 MB on disk, and thousands of reads more for a window of the plan.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from owl_stream.shards.tables import write_all
+
+_WORD_BITS = 64
+_MOST_AT_ONCE = 1 << 16
+"""Ids looked up together: each spreads its word's bits over 64 bytes."""
+
+
+def flag_bytes(samples: int) -> int:
+    """Bytes that the flags of so many samples take in a file: whole words."""
+    return -(-samples // _WORD_BITS) * (_WORD_BITS // 8)
+
+
+class FlagWriter:
+    """Writes flags to a file piece by piece, whatever the pieces' lengths."""
+
+    def __init__(self, file: int, offset: int) -> None:
+        self._file, self._at = file, offset
+        self._rest = np.zeros(0, dtype=bool)
+
+    def write(self, flags: NDArray[np.bool_]) -> None:
+        """Append flags, bool [n]."""
+        flags = np.concatenate([self._rest, flags])
+        whole = len(flags) // _WORD_BITS * _WORD_BITS
+        self._put(flags[:whole])
+        self._rest = flags[whole:]
+
+    def finish(self) -> None:
+        """Write what is left, completed to a word by zeros."""
+        self._put(np.pad(self._rest, (0, -len(self._rest) % _WORD_BITS)))
+
+    def _put(self, flags: NDArray[np.bool_]) -> None:
+        self._at = write_all(self._file, np.packbits(flags, bitorder="little").tobytes(), self._at)
+
+
+class Flags:
+    """Flags of n samples, in memory; finds the k-th sample of either kind in a few steps.
+
+    `raw` is what `FlagWriter` wrote.
+    """
+
+    def __init__(self, raw: bytes) -> None:
+        self._words = np.frombuffer(raw, dtype="<u8")
+        self._before = {True: _before(self._words), False: _before(~self._words)}
+
+    def ids(self, flag: bool, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Ids of the samples whose flag is `flag`, at these positions among them; the caller has checked the range."""
+        ids = np.empty(len(positions), dtype=np.int64)
+        for first in range(0, len(positions), _MOST_AT_ONCE):
+            part = slice(first, first + _MOST_AT_ONCE)
+            ids[part] = self._some_ids(flag, positions[part])
+        return ids
+
+    def _some_ids(self, flag: bool, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        before = self._before[flag]
+        word = np.searchsorted(before, positions.astype(before.dtype), side="right") - 1
+        words = self._words[word] if flag else ~self._words[word]
+        bits = np.unpackbits(words.view(np.uint8).reshape(-1, _WORD_BITS // 8), axis=1, bitorder="little")
+        rank = (positions - before[word]).astype(np.uint8)
+        nth = np.cumsum(bits, axis=1, dtype=np.uint8)
+        ids: NDArray[np.int64] = word * _WORD_BITS + (nth == rank[:, None] + 1).argmax(axis=1)
+        return ids
+
+
+def _before(words: NDArray[np.uint64]) -> NDArray[np.uint32]:
+    """How many set bits stand before each word."""
+    counts = np.bitwise_count(words)
+    before: NDArray[np.uint32] = np.cumsum(counts, dtype=np.uint32) - counts
+    return before
