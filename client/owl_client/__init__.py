@@ -4,9 +4,9 @@ It never decodes, tokenises or pads, and imports nothing of the server's but the
 """
 
 from owl_client.batch import Batch, BatchMeta
-from owl_client.connection import Timeouts
+from owl_client.connection import Timeouts, Tls
 from owl_client.dataset import OwlStreamDataset
 from owl_client.failover import Backoff
 from owl_client.stats import ClientStats
 
-__all__ = ["Backoff", "Batch", "BatchMeta", "ClientStats", "OwlStreamDataset", "Timeouts"]
+__all__ = ["Backoff", "Batch", "BatchMeta", "ClientStats", "OwlStreamDataset", "Timeouts", "Tls"]

@@ -18,8 +18,7 @@ OFFSETS, OFFSET_LENGTHS = "media_offset", "media_offset_lengths"
 class BatchMeta:
     """What a batch is and where it stands in the run.
 
-    `state` is the state after this batch, ready for `load_state_dict`. The token-weighted mean loss over a global step
-    is the sum over its micro-batches of `loss * supervised_tokens * world_size / step_supervised_tokens`.
+    `state` is the state after this batch, ready for `load_state_dict`.
     """
 
     epoch: int
@@ -32,6 +31,14 @@ class BatchMeta:
     supervised_tokens: int
     step_supervised_tokens: int
     state: dict[str, Any]
+
+    @property
+    def loss_weight(self) -> float:
+        """What a micro-batch's mean loss counts: summed over a global step, that is the mean over all its tokens.
+
+        It allows for the averaging of gradients over ranks by DDP and FSDP, and for no other division.
+        """
+        return self.supervised_tokens * self.world_size / self.step_supervised_tokens
 
 
 class Batch(dict[str, Any]):

@@ -6,13 +6,15 @@ import http.client
 import json
 import os
 import socket
-from collections.abc import Iterator
+import ssl
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import NoReturn
 from urllib.parse import quote, urlencode, urlsplit
 
 from owl_client.answers import error_from_answer
+from owl_client.response import WholeResponse
 from owl_client.transport import Description, Interrupt, StreamRequest
 from owl_stream.errors import ConfigError, OwlStreamError, PeerGoneError, ServerError
 from owl_stream.wire import MEDIA_TYPE
@@ -53,6 +55,38 @@ class Token:
 
 
 @dataclass(frozen=True)
+class Tls:
+    """Files in PEM form, for servers with `https` addresses.
+
+    `ca` is whom to trust instead of the system's authorities; `certificate` and `key` show who we are to a server that
+    asks for it.
+
+    Raises:
+        ConfigError: a file cannot be read or is no PEM, or only one of `certificate` and `key` is given.
+    """
+
+    ca: str | os.PathLike[str] | None = None
+    certificate: str | os.PathLike[str] | None = None
+    key: str | os.PathLike[str] | None = None
+
+    def __post_init__(self) -> None:
+        if (self.certificate is None) != (self.key is None):
+            raise ConfigError("tls: expected both certificate and key, or neither")
+        if self.ca is not None or self.certificate is not None:
+            self.context()
+
+    def context(self) -> ssl.SSLContext:
+        """Made anew for every connection: a context cannot go to another process, the paths can."""
+        try:
+            context = ssl.create_default_context(cafile=self.ca)
+            if self.certificate is not None:
+                context.load_cert_chain(self.certificate, self.key)
+        except OSError as exc:  # an SSLError is one
+            raise ConfigError(f"tls: {exc.strerror or exc}; see ca, certificate and key of {self}") from exc
+        return context
+
+
+@dataclass(frozen=True)
 class Timeouts:
     """How long to wait: for a connection, and for any byte of an answer.
 
@@ -90,13 +124,14 @@ class HttpTransport:
 
     token: Token | None = None
     timeouts: Timeouts = Timeouts()
+    tls: Tls = Tls()
 
     def describe(self, url: str, dataset: str) -> Description:
         """See `Transport.describe`."""
         with self._translated(url):
             connection, response = self._get(url, f"/v1/datasets/{quote(dataset, safe='')}", Interrupt())
             try:
-                return read_description(url, response.read(MAX_ANSWER_BYTES))
+                return read_description(url, response.read_most(MAX_ANSWER_BYTES))
             finally:
                 response.close()
                 connection.close()
@@ -105,7 +140,7 @@ class HttpTransport:
         """See `Transport.open`."""
         path = f"/v1/datasets/{quote(request.dataset, safe='')}/stream?{urlencode(request.query())}"
         with self._translated(url):
-            connection, response = self._get(url, path, interrupt)
+            connection, response = self._get(url, path, interrupt, request.report)
         stream = HttpByteStream(url, connection, response, interrupt)
         media_type, coding = response.headers.get_content_type(), response.headers.get("Content-Encoding", "identity")
         if media_type != MEDIA_TYPE or coding != "identity":
@@ -116,18 +151,19 @@ class HttpTransport:
         return stream
 
     def _get(
-        self, url: str, path: str, interrupt: Interrupt
-    ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
+        self, url: str, path: str, interrupt: Interrupt, report: Iterable[tuple[str, float]] = ()
+    ) -> tuple[http.client.HTTPConnection, WholeResponse]:
         parts = urlsplit(url)
-        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        connection = kind(parts.hostname or "", parts.port, timeout=self.timeouts.connect_s)
+        connection = self._connection(parts.scheme, parts.hostname or "", parts.port)
+        connection.response_class = WholeResponse
         try:
             connection.connect()
             sock: socket.socket = connection.sock  # http.client lets go of it once it has the answer's head
             sock.settimeout(self.timeouts.read_s)
             with interrupt.waking(lambda: _shut_down(sock)):
-                connection.request("GET", parts.path + path, headers=self._headers())
+                connection.request("GET", parts.path + path, headers=self._headers(report))
                 response = connection.getresponse()
+                assert isinstance(response, WholeResponse)
                 if response.status != 200:
                     _refuse(url, response)
         except BaseException:
@@ -135,9 +171,16 @@ class HttpTransport:
             raise
         return connection, response
 
-    def _headers(self) -> dict[str, str]:
+    def _connection(self, scheme: str, host: str, port: int | None) -> http.client.HTTPConnection:
+        if scheme == "https":
+            return http.client.HTTPSConnection(host, port, timeout=self.timeouts.connect_s, context=self.tls.context())
+        return http.client.HTTPConnection(host, port, timeout=self.timeouts.connect_s)
+
+    def _headers(self, report: Iterable[tuple[str, float]]) -> dict[str, str]:
         authorization = {"Authorization": self.token.header} if self.token else {}
-        return {"Accept-Encoding": "identity", "User-Agent": "owl-client", **authorization}
+        stats = "&".join(f"{name}={seconds:.3f}" for name, seconds in report)
+        reported = {"Owl-Client-Stats": stats} if stats else {}
+        return {"Accept-Encoding": "identity", "User-Agent": "owl-client", **reported, **authorization}
 
     @contextmanager
     def _translated(self, url: str) -> Iterator[None]:
@@ -148,6 +191,10 @@ class HttpTransport:
                 exc.args = (self.token.masked(exc.args[0]), *exc.args[1:])
             raise
         except (OSError, http.client.HTTPException) as exc:
+            if _refuses_tls(exc):
+                raise ServerError(
+                    f"{url}: no trust: {_reason(exc)}; pass tls=Tls(ca=..., certificate=..., key=...)"
+                ) from exc
             raise PeerGoneError(f"{url}: {_reason(exc)}") from exc
 
 
@@ -203,9 +250,9 @@ def read_description(url: str, body: bytes) -> Description:
     return description
 
 
-def _refuse(url: str, response: http.client.HTTPResponse) -> NoReturn:
+def _refuse(url: str, response: WholeResponse) -> NoReturn:
     with response:
-        body, after = response.read(MAX_ERROR_BYTES), response.headers.get("Retry-After")
+        body, after = response.read_most(MAX_ERROR_BYTES), response.headers.get("Retry-After")
         raise error_from_answer(url, response.status, after, body)
 
 
@@ -213,6 +260,14 @@ def _shut_down(sock: socket.socket) -> None:
     """Wake a thread that waits in `recv`; past TLS, whose own goodbye would wait for the peer's."""
     with suppress(OSError):
         socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+
+def _refuses_tls(exc: Exception) -> bool:
+    """Whether one side does not trust the other, which waiting does not change."""
+    if isinstance(exc, ssl.SSLCertVerificationError):
+        return True
+    reason = exc.reason or "" if isinstance(exc, ssl.SSLError) else ""
+    return "ALERT" in reason and ("CERTIFICATE" in reason or "UNKNOWN_CA" in reason)
 
 
 def _reason(exc: Exception) -> str:

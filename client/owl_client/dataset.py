@@ -11,19 +11,23 @@ from typing import Any, Self
 
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data._utils.worker import WorkerInfo
 
 from owl_client.batch import Batch
-from owl_client.connection import HttpTransport, Timeouts, Token, check_url
+from owl_client.connection import HttpTransport, Timeouts, Tls, Token, check_url
 from owl_client.device import check_dtype, parse_device
 from owl_client.epoch import EpochIterator, Pass
 from owl_client.failover import Backoff
 from owl_client.identity import resolve_rank, resolve_share
 from owl_client.order import Order
 from owl_client.position import Position
+from owl_client.receiver import Receiver
 from owl_client.session import Session, Settings, identity
-from owl_client.state import State, start_cursor
+from owl_client.source import Ready
+from owl_client.state import Part, State, start_cursor
 from owl_client.stats import ClientStats
 from owl_client.transport import Description, Share, Transport
+from owl_client.work import Work
 from owl_stream.errors import ConfigError, RequestError
 from owl_stream.wire import MAX_FRAME_BYTES, Cursor, Limits
 
@@ -35,7 +39,8 @@ class OwlStreamDataset(IterableDataset[Batch]):
 
     One `for` yields one epoch, or the rest of the current one after a resume; the next `for` the next epoch. After a
     `for` that was left early, the next goes on behind the last batch yielded; through DataLoader workers, where only
-    the trainer knows that batch, it begins the pass again. Only one iterator lives at a time: a new one ends the old.
+    the trainer knows that batch, it begins the pass again, unless they had read it to its end. Only one iterator lives
+    at a time: a new one ends the old.
 
     Args:
         url: `http://host:port`, or several for failover, tried in that order.
@@ -48,6 +53,7 @@ class OwlStreamDataset(IterableDataset[Batch]):
         prefetch_bytes: bytes that those may hold together; one may always wait.
         give_up_after_s: seconds without a batch, all servers tried, after which iteration raises.
         token: for servers that ask for one; else the environment variable OWL_TOKEN.
+        tls: whom to trust and who we are, for `https` addresses.
         max_frame_bytes: a larger batch is refused before memory is taken for it.
         transport: another carrier than HTTP, for tests.
         backoff: how long to wait between rounds over the servers.
@@ -72,6 +78,7 @@ class OwlStreamDataset(IterableDataset[Batch]):
         token: str | None = None,
         max_frame_bytes: int = MAX_FRAME_BYTES,
         timeouts: Timeouts = Timeouts(),  # noqa: B008 # frozen
+        tls: Tls = Tls(),  # noqa: B008 # frozen
         transport: Transport | None = None,
         backoff: Backoff = Backoff(),  # noqa: B008 # frozen
     ) -> None:
@@ -91,7 +98,7 @@ class OwlStreamDataset(IterableDataset[Batch]):
             prefetch_bytes=prefetch_bytes,
             give_up_after_s=give_up_after_s,
             limits=Limits(max_frame_bytes=max_frame_bytes),
-            transport=transport or HttpTransport(Token.find(token), timeouts),
+            transport=transport or HttpTransport(Token.find(token), timeouts, tls),
             backoff=backoff,
         )
         self._rank, self._world_size, self._micro_batch_size = rank, world_size, micro_batch_size
@@ -100,7 +107,9 @@ class OwlStreamDataset(IterableDataset[Batch]):
         self._position = Position()
         self._cut: tuple[int, int] | None = None
         """World size and micro-batch size that the position's `micro` was cut for."""
-        self._resumed = self._epoch_was_set = False
+        self._resumed = self._epoch_was_set = self._never_back = False
+        self._work: Work | None = None
+        self._restored: State | None = None
         self._session: Session | None = None
         self._known: Description | None = None
         self._live: weakref.ref[EpochIterator] | None = None
@@ -109,17 +118,26 @@ class OwlStreamDataset(IterableDataset[Batch]):
     def __iter__(self) -> EpochIterator:
         """An iterator over the rest of the current epoch. Connects when its first batch is asked for."""
         self._supersede("a newer iterator of this dataset began")
+        self._work = None
         iterator = EpochIterator(self._begin, self._yielded, self._here().counters)
         self._live = weakref.ref(iterator)
         return iterator
 
     def __len__(self) -> int:
         """Micro-batches of one whole epoch of this rank. Asks a server, once."""
+        return self.steps_per_epoch * self.micros_per_step
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Global steps of every epoch. Asks a server, once."""
+        return self._describe().steps_per_epoch
+
+    @property
+    def micros_per_step(self) -> int:
+        """Micro-batches that each rank gets per global step: what trainers call gradient accumulation steps."""
         description = self._describe()
         share = self._share(description)
-        return description.steps_per_epoch * (
-            description.global_batch_size // (share.world_size * share.micro_batch_size)
-        )
+        return description.global_batch_size // (share.world_size * share.micro_batch_size)
 
     def __repr__(self) -> str:
         urls = ", ".join(self._settings.urls)
@@ -143,13 +161,17 @@ class OwlStreamDataset(IterableDataset[Batch]):
         """The state after the last batch yielded in this process, or after `batch`: a plain dict, fit for JSON.
 
         Give the batch where something looks ahead (Accelerate does, by one batch) or where DataLoader workers read.
+        Inside a worker it is that worker's own state, which torchdata's StatefulDataLoader collects.
 
         Raises:
             RequestError: without a batch, where workers read: what they have yielded is not what was trained on.
         """
         if batch is not None:
             return copy.deepcopy(batch.meta.state)
-        if get_worker_info() is not None or self._position.read_by_workers:
+        worker = get_worker_info()
+        if worker is not None:
+            return self._work_of(worker).state().to_dict()
+        if self._position.read_by_workers:
             raise RequestError(
                 "state_dict() cannot know which batches arrived from DataLoader workers; pass the last batch that was "
                 "trained on: state_dict(batch)"
@@ -180,23 +202,31 @@ class OwlStreamDataset(IterableDataset[Batch]):
             )
         self._position.unpin()
         self._position.pin(identity(description))
-        self._position.move(cursor)
+        if saved.part is None:
+            self._position.move(cursor)
+        else:
+            self._restore_part(saved, saved.part)
         self._cut = (share.world_size, share.micro_batch_size)
-        self._resumed, self._epoch_was_set = True, False
+        self._resumed, self._epoch_was_set, self._never_back = True, False, True
 
     def set_epoch(self, epoch: int) -> None:
         """Begin `epoch` with the next `for`.
 
         Trainers call this at the start of every epoch, also after a resume: until batches have been yielded again, it
-        never moves back from where `load_state_dict` put us.
+        never moves us from where `load_state_dict` put us within the epoch. And it never goes back to an earlier epoch
+        then: Accelerate counts epochs from 0 in every process, so that would read again what was trained on.
 
         Raises:
             RequestError: not a whole number from 0.
         """
         if not isinstance(epoch, int) or epoch < 0:
             raise RequestError(f"set_epoch: expected a whole number from 0, got {epoch!r}")
-        if self._resumed and epoch <= self._position.cursor.epoch:
+        at = self._position.cursor.epoch
+        if self._resumed and epoch <= at:
             self._epoch_was_set = True
+            return
+        if self._never_back and epoch < at:
+            log.warning("set_epoch(%d) after a resume, in epoch %d: ignored, for it would repeat epochs", epoch, at)
             return
         self._resumed = False
         if self._position.cursor != Cursor(epoch, 0, 0) or self._position.read_by_workers:
@@ -205,28 +235,57 @@ class OwlStreamDataset(IterableDataset[Batch]):
 
     def _begin(self) -> Pass:
         """Open the stream of one pass over the rest of an epoch; in a DataLoader worker, of its part."""
-        description = self._describe()
-        share, worker = self._share(description), get_worker_info()
+        worker = get_worker_info()
         if worker is None:
-            at, number, stride = self._position.cursor, 0, 1
-        else:
-            seed, number, stride = worker.seed - worker.id, worker.id, worker.num_workers
-            at = self._position.begin_pass(number, stride, seed)
-        was = self._cut or (share.world_size, share.micro_batch_size)
-        start = start_cursor(State.of(description, Share(share.rank, *was), at), description, share)
-        order = Order(description, share, start, stride)
-        first = start.after(description.steps_per_epoch, order.micros, number)
-        receiver = None
-        if first.epoch == start.epoch and description.steps_per_epoch:
-            receiver = self._here().open(Order(description, share, first, stride), in_worker=worker is not None)
-        if worker is None:
+            description = self._describe()
+            share = self._share(description)
+            start = self._start(description, share, self._position.cursor)
+            receiver = self._receive(Order(description, share, start), start.epoch, in_worker=False)
             return Pass(receiver, lambda: self._position.move(Cursor(start.epoch + 1, 0, 0)))
-        return Pass(receiver, lambda: self._position.finish_pass(number, seed))
+        work = self._work_of(worker)
+        receiver = self._receive(work.order(), work.start.epoch, in_worker=True)
+        return Pass(receiver, lambda: self._position.finish_pass(work.worker))
+
+    def _receive(self, order: Order, epoch: int, *, in_worker: bool) -> Receiver[Ready] | None:
+        nothing_left = order.next.epoch > epoch or not order.dataset.steps_per_epoch
+        return None if nothing_left else self._here().open(order, in_worker=in_worker)
+
+    def _start(self, description: Description, share: Share, at: Cursor) -> Cursor:
+        was = self._cut or (share.world_size, share.micro_batch_size)
+        return start_cursor(State.of(description, Share(share.rank, *was), at), description, share)
+
+    def _work_of(self, worker: WorkerInfo) -> Work:
+        """What this worker has to read of the pass that its siblings read too."""
+        if self._work is None:
+            description = self._describe()
+            share = self._share(description)
+            at = self._position.begin_pass(worker.id, worker.num_workers, worker.seed - worker.id)
+            start = self._start(description, share, at)
+            self._work = Work.begin(description, share, start, worker.id, worker.num_workers)
+            if self._restored is not None:
+                self._work.next, self._restored = self._restored.cursor, None
+            if self._work.done:
+                self._position.finish_pass(worker.id)
+        return self._work
+
+    def _restore_part(self, saved: State, part: Part) -> None:
+        worker = get_worker_info()
+        if worker is None or (worker.id, worker.num_workers) != (part.worker, part.workers):
+            raise RequestError(
+                f"state: it belongs to DataLoader worker {part.worker} of {part.workers}; load it through torchdata's "
+                f"StatefulDataLoader with num_workers={part.workers}, or load state_dict(batch) of a batch instead"
+            )
+        self._position.restore_pass(part.worker, part.workers, part.start)
+        self._restored, self._work = saved, None
 
     def _yielded(self, batch: Batch) -> None:
         meta = batch.meta
         self._here().counters.yielded(meta.rows)
-        if get_worker_info() is None:
+        if self._work is not None:
+            self._work.took()
+            if self._work.done:  # a trainer that counts batches never asks for the end
+                self._position.finish_pass(self._work.worker)
+        else:
             state = meta.state
             self._position.move(Cursor(state["epoch"], state["step"], state["micro"]))
             self._cut = (state["world_size"], state["micro_batch_size"])
@@ -263,5 +322,5 @@ class OwlStreamDataset(IterableDataset[Batch]):
         """For spawned workers: rank and world size are settled here, where `torch.distributed` is initialised."""
         rank, world_size = resolve_rank(self._rank, self._world_size)
         known = self._session.description if self._session is not None else self._known
-        own = {"_session": None, "_inherited": None, "_live": None, "_known": known}
+        own = {"_session": None, "_inherited": None, "_live": None, "_known": known, "_work": None, "_restored": None}
         return {**self.__dict__, **own, "_rank": rank, "_world_size": world_size}

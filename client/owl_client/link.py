@@ -35,8 +35,12 @@ class Link:
         self._at = order.resume_point()
         self._parser = FrameParser(limits, memory.take)
         self._greeted = False
-        request = StreamRequest(order.dataset.name, order.dataset.fingerprint, self._at, order.share, order.stride)
+        report, dataset = counters.unreported(), order.dataset
+        request = StreamRequest(
+            dataset.name, dataset.fingerprint, self._at, order.share, order.stride, tuple(report.items())
+        )
         self._bytes = transport.open(url, request, interrupt)
+        counters.reported(report)
 
     def next(self) -> Frame | None:
         """The next batch frame; None once the stream has ended as it must.
@@ -88,8 +92,10 @@ class Link:
             if not nbytes:
                 where = "inside a frame" if self._parser.in_frame else "between frames"
                 raise PeerGoneError(f"{self._url}: the stream closed without `end`, {where}")
+            began = time.perf_counter()
             with self._named():
                 frame = self._parser.advance(nbytes)
+            self._counters.verify_s += time.perf_counter() - began
             if frame is not None:
                 return frame
 

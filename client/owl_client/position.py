@@ -23,6 +23,8 @@ _ACTIVE, _PIN, _SLOTS = 0, 1, 2
 _SLOT_CELLS = 5
 """pass, epoch, step, micro, workers. There are two slots: readers use one while a writer prepares the other."""
 _FINISHED = _SLOTS + 2 * _SLOT_CELLS
+"""Per worker the last pass that it has read to the end, and behind these per worker the last that it has begun."""
+_BEGUN = _FINISHED + MOST_WORKERS
 _NO_PASS = 0
 
 
@@ -30,7 +32,7 @@ class Position:
     """A cursor, and for passes by workers which of them finished. Survives fork, spawn and deepcopy."""
 
     def __init__(self) -> None:
-        self._shared = _shared(torch.zeros(_FINISHED + MOST_WORKERS, dtype=torch.int64))
+        self._shared = _shared(torch.zeros(_BEGUN + MOST_WORKERS, dtype=torch.int64))
         self._cells: NDArray[np.int64] = self._shared.numpy()
         self._passes = 0
 
@@ -67,7 +69,10 @@ class Position:
         if workers > MOST_WORKERS:
             raise RequestError(f"num_workers: expected at most {MOST_WORKERS}, got {workers}")
         self._passes += 1
-        this = self._pass_id(seed)
+        this = _digest(f"{seed}/{self._passes}")
+        if int(self._cells[_BEGUN + worker]) == this:  # whoever seeds torch alike gives two passes the same seed
+            this = _digest(f"{this}")
+        self._cells[_BEGUN + worker] = this
         while True:
             active = int(self._cells[_ACTIVE])
             before, epoch, step, micro, count = self._slot(active).tolist()
@@ -81,13 +86,17 @@ class Position:
                 self._write(this, cursor, workers, active)
                 return cursor
 
-    def finish_pass(self, worker: int, seed: int) -> None:
-        """Note that a worker has read its part to the end of the epoch."""
-        self._cells[_FINISHED + worker] = self._pass_id(seed)
+    def finish_pass(self, worker: int) -> None:
+        """Note that a worker has read its part of the pass that it began to the end of the epoch."""
+        self._cells[_FINISHED + worker] = self._cells[_BEGUN + worker]
+
+    def restore_pass(self, worker: int, workers: int, start: Cursor) -> None:
+        """Take up, in every worker, a pass that was begun at `start` elsewhere; each knows how far its own part is."""
+        self._write(_digest(f"{start}/{workers}"), start, workers)
 
     def pin(self, identity: str) -> bool:
         """Bind all processes that share this to one identity of the data; False when they are bound to another."""
-        digest = xxhash.xxh3_64_intdigest(identity.encode()) >> 1 | 1
+        digest = _digest(identity)
         if self._cells[_PIN] == 0:
             self._cells[_PIN] = digest
         return bool(self._cells[_PIN] == digest)
@@ -95,10 +104,6 @@ class Position:
     def unpin(self) -> None:
         """Let another identity be bound."""
         self._cells[_PIN] = 0
-
-    def _pass_id(self, seed: int) -> int:
-        # A kept worker is given no new seed, so the passes it has begun tell its passes apart.
-        return xxhash.xxh3_64_intdigest(f"{seed}/{self._passes}".encode()) >> 1 | 1
 
     def _slot(self, active: int | None = None) -> NDArray[np.int64]:
         start = _SLOTS + _SLOT_CELLS * int(self._cells[_ACTIVE] if active is None else active)
@@ -108,6 +113,11 @@ class Position:
         other = 1 - int(self._cells[_ACTIVE] if active is None else active)
         self._slot(other)[:] = (which_pass, *cursor, workers)
         self._cells[_ACTIVE] = other
+
+
+def _digest(text: str) -> int:
+    """A positive 63-bit number that stands for a text."""
+    return xxhash.xxh3_64_intdigest(text.encode()) >> 1 | 1
 
 
 def _shared(cells: torch.Tensor) -> torch.Tensor:

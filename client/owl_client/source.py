@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,7 @@ from owl_client.batch import OFFSET_LENGTHS, OFFSETS, Batch, BatchMeta, check_le
 from owl_client.device import Placed, Placer
 from owl_client.order import Order
 from owl_client.state import State
+from owl_client.stats import Counters
 from owl_client.stream import EpochStream
 from owl_stream.wire import BatchHeader, tensor_views
 
@@ -34,8 +36,16 @@ class Ready:
 class BatchSource:
     """Runs in the receiving thread: frames of a stream, placed on the device."""
 
-    def __init__(self, stream: EpochStream, order: Order, placer: Placer, raw_for: torch.dtype | None = None) -> None:
+    def __init__(
+        self,
+        stream: EpochStream,
+        order: Order,
+        placer: Placer,
+        raw_for: torch.dtype | None = None,
+        counters: Counters | None = None,
+    ) -> None:
         self._stream, self._order, self._placer, self._raw_for = stream, order, placer, raw_for
+        self._counters = counters or Counters()
 
     def __enter__(self) -> BatchSource:
         self._placer.__enter__()
@@ -58,8 +68,11 @@ class BatchSource:
         assert isinstance(header, BatchHeader)
         views = tensor_views(frame.payload, header.tensors)
         lengths = views.pop(OFFSET_LENGTHS, None)
+        began = time.perf_counter()
+        placed = self._placer.place(views)
+        self._counters.copy_s += time.perf_counter() - began
         return Ready(
-            placed=self._placer.place(views),
+            placed=placed,
             lengths=None if lengths is None else check_lengths(views[OFFSETS].size, lengths.tolist(), len(header.rows)),
             meta=self._meta(header),
             raw_for=self._raw_for,

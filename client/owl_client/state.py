@@ -14,8 +14,20 @@ STATE_VERSION = 1
 
 
 @dataclass(frozen=True)
+class Part:
+    """Whose state it is, where DataLoader workers divide a pass over the data that began at `start`."""
+
+    worker: int
+    workers: int
+    start: Cursor
+
+
+@dataclass(frozen=True)
 class State:
-    """Which data, and the next micro-batch of it. Any one rank's state serves all ranks."""
+    """Which data, and the next micro-batch of it. Any one rank's state serves all ranks.
+
+    With `part` it is one worker's own: what that worker reads next.
+    """
 
     dataset: str
     fingerprint: str
@@ -24,9 +36,10 @@ class State:
     cursor: Cursor
     world_size: int
     micro_batch_size: int
+    part: Part | None = None
 
     @classmethod
-    def of(cls, dataset: Description, share: Share, cursor: Cursor) -> State:
+    def of(cls, dataset: Description, share: Share, cursor: Cursor, part: Part | None = None) -> State:
         """The state before `cursor`."""
         return cls(
             dataset.name,
@@ -36,10 +49,13 @@ class State:
             cursor,
             share.world_size,
             share.micro_batch_size,
+            part,
         )
 
     def to_dict(self) -> dict[str, Any]:
         """The plain form: text, whole numbers and one map of texts."""
+        part = self.part
+        worker = {} if part is None else {"part": [part.worker, part.workers, *part.start]}
         return {
             "version": STATE_VERSION,
             "dataset": self.dataset,
@@ -49,6 +65,7 @@ class State:
             **self.cursor._asdict(),
             "world_size": self.world_size,
             "micro_batch_size": self.micro_batch_size,
+            **worker,
         }
 
     @classmethod
@@ -78,6 +95,7 @@ class State:
             cursor=Cursor(_count(raw, "epoch"), _count(raw, "step"), _count(raw, "micro")),
             world_size=_count(raw, "world_size", least=1),
             micro_batch_size=_count(raw, "micro_batch_size", least=1),
+            part=_part(raw.get("part")),
         )
 
 
@@ -100,6 +118,16 @@ def start_cursor(state: State, dataset: Description, share: Share) -> Cursor:
             f"{micros} micro-batches"
         )
     return cursor.after(dataset.steps_per_epoch, micros, 0)
+
+
+def _part(raw: object) -> Part | None:
+    if raw is None:
+        return None
+    keys = ("worker", "workers", "epoch", "step", "micro")
+    if not isinstance(raw, list | tuple) or len(raw) != len(keys):
+        raise RequestError(f"state: expected {len(keys)} whole numbers at 'part', got {raw!r:.80}")
+    worker, workers, *start = (_count(dict(zip(keys, raw, strict=True)), key) for key in keys)
+    return Part(worker, workers, Cursor(*start))
 
 
 def _text(raw: Mapping[Any, Any], key: str) -> str:

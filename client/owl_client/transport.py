@@ -35,13 +35,17 @@ class Description:
 
 @dataclass(frozen=True)
 class StreamRequest:
-    """A stream from `cursor` to the end of its epoch: every `stride`-th micro-batch of the share."""
+    """A stream from `cursor` to the end of its epoch: every `stride`-th micro-batch of the share.
+
+    `report` are the client's own seconds since its last request, by name: a hint for the server's metrics.
+    """
 
     dataset: str
     fingerprint: str
     cursor: Cursor
     share: Share
     stride: int = 1
+    report: tuple[tuple[str, float], ...] = ()
 
     def query(self) -> dict[str, str]:
         """The query parameters of `GET .../stream`, see docs/wire.md."""

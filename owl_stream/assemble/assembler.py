@@ -14,7 +14,7 @@ from owl_stream.assemble.batch import Batch, Row
 from owl_stream.assemble.crops import Cutter
 from owl_stream.assemble.encode import Encoder
 from owl_stream.assemble.files import ShardFiles
-from owl_stream.assemble.images import decode
+from owl_stream.assemble.images import Decoder
 from owl_stream.assemble.job import Job, JobRow
 from owl_stream.assemble.limits import CpuBudget, Stopwatch
 from owl_stream.assemble.tokenizer import TokenizerFile
@@ -81,7 +81,8 @@ class Assembler:
         self._recipe, self._shards = recipe, shards
         built = tokenizer.build()
         self._pad_id = built.pad_id
-        self._encoder = Encoder(recipe, built)
+        self._encoder = Encoder(recipe, built, indexed=True)
+        self._decoder = Decoder()
         self._cutter = Cutter(recipe.image_size, recipe.resize)
         self._filler = Row(get_layout(recipe.layout).filler(built), RowInfo("", "", "filler"))
         self._files = ShardFiles(shards)
@@ -206,7 +207,7 @@ class _Assembly:
             assert out is not None, "pictures have crops"
             try:
                 with self._clock.stage("decode"):
-                    pixels = decode(picture.member.data, picture.header)
+                    pixels = self._of._decoder.decode(picture.member.data, picture.header)
             except SampleError as exc:
                 exc.at(shard=shard, key=key, member=picture.member.name, offset=picture.member.offset)
                 raise

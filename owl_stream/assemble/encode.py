@@ -33,10 +33,10 @@ class EncodedSample:
 
 
 class Encoder:
-    """Encodes samples by one recipe."""
+    """Encodes samples by one recipe. `indexed`: only samples whose very bytes it has accepted before."""
 
-    def __init__(self, recipe: Recipe, tokenizer: Tokenizer) -> None:
-        self._recipe, self._tokenizer = recipe, tokenizer
+    def __init__(self, recipe: Recipe, tokenizer: Tokenizer, *, indexed: bool = False) -> None:
+        self._recipe, self._tokenizer, self._indexed = recipe, tokenizer, indexed
         self._layout = get_layout(recipe.layout)
 
     def encode(self, sample: Sample) -> EncodedSample:
@@ -57,7 +57,7 @@ class Encoder:
 
     def _probe(self, member: Member) -> Picture:
         try:
-            return Picture(member, probe(member.data, self._recipe.max_image_pixels))
+            return Picture(member, probe(member.data, self._recipe.max_image_pixels, indexed=self._indexed))
         except SampleError as exc:
             exc.at(member=member.name, offset=member.offset)
             raise

@@ -53,8 +53,10 @@ class Header:
     channels: int = 0
 
 
-def probe(data: bytes | memoryview, max_pixels: int) -> Header:
+def probe(data: bytes | memoryview, max_pixels: int, *, indexed: bool = False) -> Header:
     """Read an image's header; bounded in time and memory whatever the bytes are.
+
+    `indexed`: these very bytes were accepted before, so a JPEG is read only up to its size.
 
     Raises:
         SampleError: `image_empty`, `image_unknown`, `image_header`, `image_too_large`, `jpeg_truncated`,
@@ -62,7 +64,7 @@ def probe(data: bytes | memoryview, max_pixels: int) -> Header:
     """
     name = _format(data)
     if name == "JPEG":
-        width, height, channels = _walk_jpeg(data)
+        width, height, channels = _walk_jpeg(data, whole=not indexed)
     else:
         if name == "PNG":
             _check_png(data)
@@ -87,8 +89,9 @@ def _format(data: bytes | memoryview) -> str:
     return _refuse("image_unknown", f"expected one of {', '.join(_MAGIC)}, got a file that begins {bytes(data[:8])!r}")
 
 
-def _walk_jpeg(data: bytes | memoryview) -> tuple[int, int, int]:
-    """Width, height and components of a JPEG, having seen its every marker up to the end of the image (ITU T.81, B.1).
+def _walk_jpeg(data: bytes | memoryview, whole: bool) -> tuple[int, int, int]:
+    """Width, height and components of a JPEG, having seen its every marker up to the end of the image (ITU T.81, B.1),
+    or if not `whole` up to the one that tells them.
 
     A file that ends before its EOI marker is refused, as Pillow does when it decodes.
     """
@@ -111,6 +114,8 @@ def _walk_jpeg(data: bytes | memoryview) -> tuple[int, int, int]:
             height, width, channels = struct.unpack_from(">xxxHHB", data, position)
             if size is None:
                 size = (width, height, channels)
+                if not whole:
+                    return size
         if code == _SOS:
             scans += 1
             if scans > MAX_JPEG_SCANS:

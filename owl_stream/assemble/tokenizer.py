@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import xxhash
 from tokenizers import Tokenizer as _Backend
 
 from owl_stream.errors import ConfigError, SampleError
 from owl_stream.layouts import Tokens
+
+# `encode_batch_fast` would start a pool of threads in every worker, of which there is one per core already.
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 END_OF_TEXT = "<|endoftext|>"
 SPECIAL_TOKENS = (END_OF_TEXT, "<|im_start|>", "<|im_end|>")
@@ -79,10 +83,41 @@ class ChatTokenizer:
 
     def _encode(self, text: str) -> Tokens:
         try:
-            encoding = self._backend.encode(text, add_special_tokens=False)
+            (encoding,) = self._backend.encode_batch_fast([text], add_special_tokens=False)
         except TypeError as exc:
             raise SampleError("text_surrogate", f"expected text that UTF-8 can hold, got {text[:40]!a}") from exc
-        return Tokens(tuple(encoding.ids), tuple(encoding.offsets))
+        return Tokens(tuple(encoding.ids), _Offsets(self._backend, text))
+
+
+class _Offsets(Sequence[tuple[int, int]]):
+    """Which characters each token covers; found when first asked for, which only a text that is cut asks."""
+
+    def __init__(self, backend: _Backend, text: str) -> None:
+        self._backend, self._text = backend, text
+
+    @cached_property
+    def _found(self) -> Sequence[tuple[int, int]]:
+        return tuple(self._backend.encode(self._text, add_special_tokens=False).offsets)
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return iter(self._found)
+
+    @overload
+    def __getitem__(self, at: int) -> tuple[int, int]: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> Sequence[tuple[int, int]]: ...
+
+    def __getitem__(self, at: int | slice) -> tuple[int, int] | Sequence[tuple[int, int]]:
+        return self._found[at]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and tuple(self) == tuple(other)
+
+    __hash__ = None  # type: ignore[assignment] # compared by content, like a list
 
 
 def load_tokenizer(spec: str, base: Path) -> TokenizerFile:

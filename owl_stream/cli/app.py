@@ -20,6 +20,7 @@ app = typer.Typer(
     name=NAME,
     help="Batches that are right, streamed to trainers.",
     pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 

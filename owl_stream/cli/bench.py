@@ -13,7 +13,7 @@ from owl_stream.cli.terminal import Bar, emit
 
 
 def bench(
-    url: Annotated[str, typer.Argument(help="The server: http://host:port.")],
+    url: Annotated[str, typer.Argument(metavar="URL", help="The server: http://host:port.")],
     dataset: DatasetOption = None,
     seconds: Annotated[float, typer.Option(min=0.5, help="How long to read, in seconds.")] = 12.0,
     world_size: Annotated[int, typer.Option("--world-size", "-w", min=1, help="Ranks to read for, all at once.")] = 1,

@@ -37,7 +37,8 @@ PICTURE_COLUMNS = 24
 
 def inspect(
     url: Annotated[
-        str | None, typer.Argument(help="A running server, http://host:port; without it the configuration is used.")
+        str | None,
+        typer.Argument(metavar="URL", help="A running server, http://host:port; without it the configuration is used."),
     ] = None,
     config: ConfigOption = None,
     shards: ShardsOption = None,

@@ -26,7 +26,10 @@ _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 1 << 10, 
 
 
 def pack(
-    inputs: Annotated[list[Path], typer.Argument(help="Files of records (JSON or JSON Lines), or folders of images.")],
+    inputs: Annotated[
+        list[Path],
+        typer.Argument(metavar="INPUT", help="Files of records (JSON or JSON Lines), or folders of images."),
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Directory for the shards.")],
     name: Annotated[str, typer.Option(help="Shards are called NAME-000000.tar and so on.")] = "train",
     fmt: Annotated[

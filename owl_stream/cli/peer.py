@@ -140,7 +140,7 @@ def _read(url: str, response: http.client.HTTPResponse, buffer: memoryview) -> i
 def _refuse(url: str, response: http.client.HTTPResponse) -> None:
     body = _parsed(url, response.read(MAX_ANSWER_BYTES))
     error = body.get("error") if isinstance(body, dict) else None
-    if not isinstance(error, dict):
+    if not isinstance(error, dict) or (response.status == 404 and error.get("code") != "unknown_dataset"):
         raise ConfigError(f"{url}: answered {response.status} {response.reason}; is it an owl-stream server?")
     raise _error(url, str(error.get("code")), str(error.get("message")), error.get("retryable") is True)
 

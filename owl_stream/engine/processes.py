@@ -62,6 +62,8 @@ class _Worker:
         with theirs:
             command = [sys.executable, "-m", "owl_stream.engine.worker"]
             arguments = [str(theirs.fileno()), str(os.getpid()), str(sample_cpu_s)]
+            # Ctrl-C goes to the whole group: held here, the worker inherits that it is, and never tells of it.
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
             try:
                 self.process = subprocess.Popen(
                     [*command, *arguments], pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, close_fds=True
@@ -69,6 +71,8 @@ class _Worker:
             except BaseException:
                 self.sock.close()
                 raise
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
         self.sock.setblocking(False)
         self._datasets: set[str] = set()
         self._slabs: set[int] = set()

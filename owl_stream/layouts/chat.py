@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,14 +24,45 @@ START, END, END_OF_TEXT = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
 class ChatTokens:
     """A whole conversation in tokens, of any length.
 
-    `input_ids`, `labels`: int64 [T]. `crop_starts`: int64 [C]. `groups`: per medium the range [first, end) of tokens
-    that must stay or go together: the medium's prompt, whatever is fused to it, and one token to see its last crop.
+    `input_ids`, `labels`: int64 [T]. `crop_starts`: int64 [C]. `turns`: the user's, as far as `groups` needs them.
     """
 
     input_ids: NDArray[np.int64]
     labels: NDArray[np.int64]
     crop_starts: NDArray[np.int64]
-    groups: tuple[tuple[int, int], ...]
+    turns: tuple[UserTurn, ...]
+
+    @cached_property
+    def groups(self) -> tuple[tuple[int, int], ...]:
+        """Per medium the range [first, end) of tokens that must stay or go together: the medium's prompt, whatever is
+        fused to it, and one token to see its last crop. Only a conversation that is too long asks for them.
+        """
+        return tuple(group for turn in self.turns for group in turn.groups())
+
+
+@dataclass(frozen=True)
+class UserTurn:
+    """A user's turn with media. `first`: position of its first token. `crop_starts`: positions of its crops' first ones.
+
+    `chunks`: first character and the tokens' character ranges within the chunk. `spans`: characters of each prompt.
+    """
+
+    first: int
+    chunks: tuple[tuple[int, Sequence[tuple[int, int]]], ...]
+    spans: tuple[tuple[int, int], ...]
+    crop_starts: tuple[int, ...]
+
+    def groups(self) -> Iterator[tuple[int, int]]:
+        """Find the tokens of each span of characters."""
+        ranges = np.array(
+            [(start + begin, start + end) for start, offsets in self.chunks for begin, end in offsets], dtype=np.int64
+        )
+        for start, end in self.spans:
+            inside = np.flatnonzero((ranges[:, 1] > start) & (ranges[:, 0] < end)) + self.first
+            begin, stop = int(inside[0]), int(inside[-1]) + 1
+            # A crop that starts at a row's last token is seen by no token at all: the model would not count it.
+            stop = max(stop, *(crop + 2 for crop in self.crop_starts if crop < stop))
+            yield begin, stop
 
 
 def encode_chat(messages: Sequence[Turn], prompts: Sequence[str], tokenizer: Tokenizer) -> ChatTokens:
@@ -56,10 +88,10 @@ class _Writer:
     ids: list[int] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
     crop_starts: list[int] = field(default_factory=list)
-    groups: list[tuple[int, int]] = field(default_factory=list)
+    turns: list[UserTurn] = field(default_factory=list)
 
     def write(self, text: str, supervised: bool = False) -> Sequence[tuple[int, int]]:
-        """Append one chunk; returns the character range of each of its tokens."""
+        """Append one chunk; returns the character range of each of its tokens, which may be costly to read."""
         if not text:
             return ()
         tokens = self.tokenizer.encode(text)
@@ -71,31 +103,20 @@ class _Writer:
         """Append a user turn whose markers are replaced by the next prompts."""
         text, spans = _with_prompts(f"\n{START}user\n{content}{END}", prompts)
         first, first_crop = len(self.ids), len(self.crop_starts)
-        ranges: list[tuple[int, int]] = []
+        chunks: list[tuple[int, Sequence[tuple[int, int]]]] = []
         for start, chunk in _chunks(text):
             if chunk == IMAGE:
                 self.crop_starts.append(len(self.ids))
-            ranges += [(start + begin, start + end) for begin, end in self.write(chunk)]
+            chunks.append((start, self.write(chunk)))
         if spans:
-            self._add_groups(np.array(ranges, dtype=np.int64), spans, first, self.crop_starts[first_crop:])
-
-    def _add_groups(
-        self, ranges: NDArray[np.int64], spans: Sequence[tuple[int, int]], first: int, crop_starts: Sequence[int]
-    ) -> None:
-        """Find the tokens of each span of characters; `first` is the position of the turn's first token."""
-        for start, end in spans:
-            inside = np.flatnonzero((ranges[:, 1] > start) & (ranges[:, 0] < end)) + first
-            begin, stop = int(inside[0]), int(inside[-1]) + 1
-            # A crop that starts at a row's last token is seen by no token at all: the model would not count it.
-            stop = max(stop, *(crop + 2 for crop in crop_starts if crop < stop))
-            self.groups.append((begin, stop))
+            self.turns.append(UserTurn(first, tuple(chunks), tuple(spans), tuple(self.crop_starts[first_crop:])))
 
     def finish(self) -> ChatTokens:
         return ChatTokens(
             np.array(self.ids, dtype=np.int64),
             np.array(self.labels, dtype=np.int64),
             np.array(self.crop_starts, dtype=np.int64),
-            tuple(self.groups),
+            tuple(self.turns),
         )
 
 

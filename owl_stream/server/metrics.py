@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, get_args
 
-from prometheus_client import CollectorRegistry, Histogram
+from prometheus_client import CollectorRegistry, Histogram, disable_created_metrics
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
@@ -41,6 +41,7 @@ class Metrics(Collector):
     def __init__(self, state: ServerState) -> None:
         self._state = state
         self._began_at = time.time()
+        disable_created_metrics()  # a series more for each of ours, which `start_time_seconds` makes needless
         self._registry = CollectorRegistry()
         self._registry.register(self)
         assembly = Histogram(

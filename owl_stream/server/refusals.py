@@ -55,12 +55,12 @@ def install(app: FastAPI) -> None:
 
     async def ours(request: Request, exc: Exception) -> JSONResponse:
         assert isinstance(exc, OwlStreamError)
-        return refusal(exc, server_state(request).tokens.masked)
+        return refusal(exc, (await server_state(request)).tokens.masked)
 
     async def invalid(request: Request, exc: Exception) -> JSONResponse:
         assert isinstance(exc, RequestValidationError)
         parts = (f"{'.'.join(str(p) for p in e['loc'][1:])}: {e['msg']}, got {e['input']!r:.80}" for e in exc.errors())
-        return refusal(RequestError("; ".join(parts)), server_state(request).tokens.masked)
+        return refusal(RequestError("; ".join(parts)), (await server_state(request)).tokens.masked)
 
     async def http(request: Request, exc: Exception) -> JSONResponse:
         assert isinstance(exc, HTTPException)

@@ -34,7 +34,7 @@ class ServerState:
     began: float = field(default_factory=time.monotonic)
 
 
-def server_state(request: Request) -> ServerState:
-    """Dependency: the server that a request came to."""
+async def server_state(request: Request) -> ServerState:
+    """Dependency: the server that a request came to. A coroutine, because anything else would take a thread."""
     state: ServerState = request.app.state.server
     return state

@@ -8,12 +8,13 @@ from __future__ import annotations
 import ctypes
 import multiprocessing
 import os
+import signal
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import wait as wait_for_handle
 from pathlib import Path
@@ -200,11 +201,22 @@ def _feed(
         progress(counters.progress(shards, len(shards) - len(waiting) - len(running)))
         while waiting and len(running) < 2 * workers:
             number = waiting.popleft()
-            running.add(pool.submit(_work, number, shards[number]))
+            with _interrupts_held():
+                running.add(pool.submit(_work, number, shards[number]))
         done, running = wait(running, timeout=_POLL_S, return_when=FIRST_COMPLETED)
         for future in done:
             future.result()
     progress(counters.progress(shards, len(shards)))
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Ctrl-C goes to a whole group; processes that are begun meanwhile never see it, and end with us instead."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _index_shard(number: int, shard: Shard, measure: Measure, indexing: _Indexing, counters: _Counters) -> None:

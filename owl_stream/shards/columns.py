@@ -296,7 +296,7 @@ def _read_runs(file: int, nbytes: list[int], offsets: list[int]) -> bytes:
     """Many small reads, whose number and not size is what they cost: nothing else is done in between."""
     pread = os.pread
     try:
-        raw = b"".join([pread(file, *run) for run in zip(nbytes, offsets, strict=True)])
+        raw = b"".join([pread(file, size, at) for size, at in zip(nbytes, offsets, strict=True)])
     except OSError as exc:
         raise ReadError(f"index file @ {offsets[0]} to {offsets[-1]}: {exc.strerror}; try again") from exc
     if len(raw) != sum(nbytes):

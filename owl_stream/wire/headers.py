@@ -136,6 +136,9 @@ Header = Hello | BatchHeader | Heartbeat | Stats | End | ErrorInfo
 
 def header_to_map(header: Header) -> dict[str, Any]:
     """The map that goes on the wire, keys in the order of the class."""
+    if isinstance(header, BatchHeader):  # one per frame: `asdict` would copy every number of it deeply
+        tensors, rows = [vars(spec) for spec in header.tensors], [vars(row) for row in header.rows]
+        return {"kind": header.kind, **vars(header), "tensors": tensors, "rows": rows}
     return {"kind": header.kind, **asdict(header)}
 
 

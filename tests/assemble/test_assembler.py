@@ -32,7 +32,7 @@ from tests.support.assembly import Made, make_dataset, reopen, run_at, run_job
 from tests.support.images import damaged_jpeg, huge_header, png_bomb, released, scans_jpeg
 from tests.support.tars import Sample, chat, picture
 
-DECODE = "owl_stream.assemble.assembler.decode"
+DECODE = "owl_stream.assemble.images.decode"
 
 
 def photo_sample(key: str, image: bytes, answer: str = "An owl.") -> Sample:
@@ -318,7 +318,7 @@ def test_fault_62_a_condemned_sample_is_masked_unseen(
     assert row is not None
     decoded: list[int] = []
 
-    def watched(data: memoryview, header: Header) -> Pixels:
+    def watched(data: memoryview, header: Header, memory: Pixels | None = None) -> Pixels:
         decoded.append(header.width)
         return decode(data, header)
 

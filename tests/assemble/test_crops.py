@@ -15,7 +15,7 @@ from cykooz_resizer import CpuExtensions
 from numpy.typing import NDArray
 from PIL import Image as PilImage
 
-from owl_stream.assemble.crops import Cutter, _Simd
+from owl_stream.assemble.crops import Cutter, SimdResizer
 from owl_stream.assemble.header import probe
 from owl_stream.assemble.images import Pixels, decode
 from owl_stream.layouts.grid import choose_grid
@@ -74,7 +74,7 @@ def test_simd_crops_are_within_50_db_of_pillows(release: str, line: str) -> None
 @pytest.mark.parametrize("name", ["rocket.jpg", "text.png"])
 def test_simd_crops_do_not_depend_on_the_instruction_set(name: str) -> None:
     """Servers with different processors send the same bytes, so `assembly` need not name the processor."""
-    native, plain = _Simd(), _Simd()
+    native, plain = SimdResizer(), SimdResizer()
     plain._resizer.cpu_extensions = CpuExtensions.none
     for width, height in ((768, 1152), (378, 378)):
         assert np.array_equal(native(pixels(name), width, height), plain(pixels(name), width, height))

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from owl_stream import __version__
 from tests.cli.command import Here, one_line, owl_stream, run
 from tests.support.datasets import small_dataset, write_config
 from tests.support.server import ROOT
@@ -22,17 +21,12 @@ def data(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_version() -> None:
-    """`owl-stream version` prints the version."""
-    assert owl_stream("version").stdout.strip() == __version__
-
-
-def test_index_says_what_it_found(data: Path) -> None:
+def test_index_says_what_it_found(here: Here, data: Path) -> None:
     """`owl-stream index` prints samples, quarantined and the fingerprint; the second time it says the same."""
     first = owl_stream("index", "--config", str(data / "owl-stream.yaml"))
     assert first.returncode == 0, first.stderr
     assert "8 samples, 0 quarantined" in first.stdout
-    again = owl_stream("index", "--config", str(data / "owl-stream.yaml"))
+    again = here("index", "--config", str(data / "owl-stream.yaml"))
     assert again.stdout == first.stdout
 
 
@@ -61,13 +55,13 @@ def test_no_such_shard(data: Path) -> None:
     assert "no-*.tar" in line
 
 
-def test_a_misspelt_option_is_one_line_with_the_nearest_one() -> None:
+def test_a_misspelt_option_is_one_line_with_the_nearest_one(here: Here) -> None:
     """The command line's own errors look like ours: the option, what it may have meant, where to read on."""
-    line = one_line(owl_stream("serve", "--prot", "1"))
+    line = one_line(here("serve", "--prot", "1"))
     assert "--prot" in line
     assert "--port" in line
     assert "owl-stream serve --help" in line
-    assert "frobnicate" in one_line(owl_stream("frobnicate"))
+    assert "frobnicate" in one_line(here("frobnicate"))
 
 
 @pytest.mark.parametrize(
@@ -98,9 +92,9 @@ def test_every_command_names_what_was_wrong_and_what_is_right(
     assert not (data / "out").exists()
 
 
-def test_wrong_layout_name(data: Path) -> None:
+def test_wrong_layout_name(here: Here) -> None:
     """The valid layouts are named."""
-    line = one_line(owl_stream("serve", "-s", "x.tar", "-t", "t.json", "--layout", "owl4"))
+    line = one_line(here("serve", "-s", "x.tar", "-t", "t.json", "--layout", "owl4"))
     assert "owl3-240728" in line
     assert "owl4" in line
 
@@ -133,11 +127,11 @@ def test_port_in_use(data: Path) -> None:
     ],
 )
 def test_configuration_errors_name_file_key_value_and_expectation(
-    data: Path, key: str, value: object, expected: str
+    here: Here, data: Path, key: str, value: object, expected: str
 ) -> None:
     """A misspelt key gets the nearest valid one, a wrong value what was expected."""
     path = write_config(data, **{key: value})
-    line = one_line(owl_stream("serve", "--config", str(path)))
+    line = one_line(here("serve", "--config", path))
     assert str(path) in line
     assert f"datasets.train.{key}" in line
     assert expected in line

@@ -177,7 +177,7 @@ def test_workers_cannot_read_different_data() -> None:
 
 def _begin(position: Position, worker: int, seed: int, answers: Any) -> None:
     answers.put((worker, position.begin_pass(worker, 4, seed)))
-    position.finish_pass(worker, seed)
+    position.finish_pass(worker)
 
 
 def test_all_workers_of_a_pass_agree_on_where_it_begins() -> None:

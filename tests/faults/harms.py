@@ -145,10 +145,10 @@ class Buffering:
     async def __call__(self, pieces: Pieces, struck: Struck) -> Pieces:
         """See `Harm`."""
         gathered = bytearray()
+        struck()
         async for piece in pieces:
             gathered += piece
             if len(gathered) >= self.nbytes:
-                struck()
                 yield bytes(gathered)
                 gathered.clear()
         if gathered:

@@ -25,6 +25,7 @@ import torch
 from owl_client import OwlStreamDataset
 from tests.faults.comparison import Differences, compare
 from tests.faults.trainer import Trainer
+from tests.faults.warm import WarmServer
 from tests.support.datasets import small_dataset
 from tests.support.hashes import batch_line
 from tests.support.http import get
@@ -57,19 +58,12 @@ def undisturbed(url: str, epochs: int) -> list[str]:
     return [batch_line(batch) for _ in range(epochs) for batch in dataset]
 
 
-def workers(server: ServerProcess) -> list[int]:
-    """Process ids of a server's workers."""
-    assert server.process is not None
-    pid = server.process.pid
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
 class Killer:
     """Kills what the trainer depends on, and the trainer."""
 
-    def __init__(self, servers: Sequence[ServerProcess], trainer: Trainer, chance: random.Random) -> None:
+    def __init__(self, servers: Sequence[WarmServer], trainer: Trainer, chance: random.Random) -> None:
         self._servers, self._trainer, self._chance = list(servers), trainer, chance
-        self._starting: Future[ServerProcess] | None = None
+        self._starting: Future[WarmServer] | None = None
         self._pool = ThreadPoolExecutor(1)
 
     def kill(self, victim: str) -> None:
@@ -89,7 +83,7 @@ class Killer:
 
     def _kill_worker(self) -> None:
         for server in self._chance.sample(self._servers, len(self._servers)):
-            if server.process is not None and server.process.poll() is None and (pids := workers(server)):
+            if pids := server.workers:
                 os.kill(self._chance.choice(pids), signal.SIGKILL)
                 return
         self._await_start()  # the one that lives has lost its workers and is starting others
@@ -113,8 +107,9 @@ def run(
     # Frames of up to a megabyte, so that what is killed is often in the middle of one.
     config = small_dataset(directory / "data", image_size=image_size, server={"workers": 2, "prefetch_bytes": 4 << 20})
     kills: Counter[str] = Counter()
+    ServerProcess(config).start().stop()  # which leaves an index
     with ExitStack() as stack:
-        servers = [stack.enter_context(ServerProcess(config)) for _ in range(2)]
+        servers = [stack.enter_context(WarmServer(config)) for _ in range(2)]
         trainer = Trainer([server.url for server in servers], directory / "trainer", {"prefetch": 1})
         stack.callback(trainer.kill)
         killer = Killer(servers, trainer, chance)
@@ -126,11 +121,11 @@ def run(
             killer.kill(VICTIMS[number % 3])
             kills[VICTIMS[number % 3]] += 1
             if number % 50 == 49:
-                tell(f"{number + 1} kills, epoch {trainer.epoch}, {time.monotonic() - began:.0f} s")
-        epochs = trainer.epoch + 1
-        got = trainer.finish(epochs)
-        killer.close()
-        expected = undisturbed(servers[0].url, epochs)
+                tell(f"{number + 1} kills, {time.monotonic() - began:.0f} s")
+        got = trainer.finish()
+        epochs = int(got[-1].split()[0]) + 1
+    with ServerProcess(config) as server:
+        expected = undisturbed(server.url, epochs)
     return Report(kills, len(got), epochs, time.monotonic() - began, compare(expected, got))
 
 

@@ -7,25 +7,26 @@ the log's length. Started again it cuts the log back to the checkpoint, as a tra
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from owl_client import Backoff, OwlStreamDataset, Timeouts
+from tests.faults.warm import WarmProcess
 from tests.support.hashes import batch_line
-
-PATIENCE_S = 120.0
-"""What a trainer may be silent before its test fails."""
 
 
 def train(
-    urls: Sequence[str], directory: Path, epochs: int, tell: Callable[[int], None] = lambda epoch: None, **options: Any
+    urls: Sequence[str],
+    directory: Path,
+    *,
+    epochs: int,
+    tell: Callable[[int], None] = lambda step: None,
+    **options: Any,
 ) -> None:
     """Read to the end of `epochs` epochs, from the last checkpoint if there is one; `tell` hears of every batch."""
     log, checkpoint = directory / "log", directory / "checkpoint"
@@ -50,82 +51,60 @@ def train(
                 temporary = checkpoint.with_suffix(".new")
                 temporary.write_text(json.dumps(state))
                 os.replace(temporary, checkpoint)
-                tell(batch.meta.epoch)
+                tell(batch.meta.step)
             epoch = dataset.state_dict()["epoch"]
 
 
-def _in_process(
-    ends: Connection, urls: Sequence[str], directory: Path, epochs: int, options: dict[str, Any]
-) -> None:
+def _run(tell: Callable[[int], None], urls: Sequence[str], directory: Path, options: dict[str, Any]) -> None:
     torch.set_num_threads(1)
-    train(urls, directory, epochs, ends.send, **options)
+    train(urls, directory, tell=tell, **options)
 
 
 @dataclass
 class Trainer:
-    """`train` as a process that is killed and started again.
-
-    Processes are forked from one that has imported torch already, so that a start costs milliseconds.
-    """
+    """`train` as a process that is killed and started again."""
 
     urls: Sequence[str]
     directory: Path
     options: dict[str, Any] = field(default_factory=dict)
-    epoch: int = 0
-    """The one that the latest batch was of."""
 
     def __post_init__(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["tests.faults.trainer"])
-        self._progress: Connection | None = None
-        self._process: multiprocessing.process.BaseProcess | None = None
+        self._process: WarmProcess | None = None
 
     def start(self, epochs: int = 1 << 30) -> None:
         """Start (again), to read to the end of `epochs` epochs."""
-        self._progress, theirs = self._context.Pipe(duplex=False)
-        self._process = self._context.Process(
-            target=_in_process, args=(theirs, self.urls, self.directory, epochs, self.options), daemon=True
-        )
-        self._process.start()
-        theirs.close()
+        self._process = WarmProcess(_run, self.urls, self.directory, {**self.options, "epochs": epochs})
 
     def advance(self, batches: int) -> None:
         """Wait until it has trained on so many more."""
-        assert self._progress is not None
+        assert self._process is not None
         for _ in range(batches):
-            assert self._progress.poll(PATIENCE_S), f"no batch for {PATIENCE_S:g} s"
-            self.epoch = self._progress.recv()
-
-    def drain(self) -> int:
-        """Take note of what it has trained on; returns how many batches those were."""
-        assert self._progress is not None
-        count = 0
-        while self._progress.poll():
-            self.epoch = self._progress.recv()
-            count += 1
-        return count
+            self._process.hear()
 
     def kill(self) -> None:
         """SIGKILL, if it runs."""
-        if self._process is not None and self._progress is not None:
+        if self._process is not None:
             self._process.kill()
-            self._process.join()
-            self._progress.close()
-            self._process.close()
             self._process = None
 
-    def finish(self, epochs: int) -> list[str]:
-        """Kill it, start it a last time, let it read to the end of `epochs` epochs; returns the whole log."""
+    def finish(self, epochs: int = 0) -> list[str]:
+        """Kill it, and let another end the epoch that it was in (of `epochs` at least); returns the whole log."""
         self.kill()
-        self.start(epochs)
+        lines = self.log
+        self.start(max(epochs, int(lines[-1].split()[0]) + 1 if lines else 1))
         assert self._process is not None
-        while self._process.exitcode is None:
-            self._process.join(0.05)
+        while True:
             try:
-                self.drain()
+                self._process.hear()
             except EOFError:
-                self._process.join(PATIENCE_S)
-        assert self._process.exitcode == 0, f"the trainer ended with {self._process.exitcode}"
-        self.kill()
-        return (self.directory / "log").read_text().splitlines()
+                break
+        assert self._process.join() == 0, "the trainer failed"
+        self._process = None
+        return self.log
+
+    @property
+    def log(self) -> list[str]:
+        """The lines of all batches that it has trained on and kept."""
+        log = self.directory / "log"
+        return log.read_text().splitlines() if log.exists() else []

@@ -62,19 +62,21 @@ class Overview:
                 "global_batch_size": dataset.global_batch_size,
                 "steps_per_epoch": dataset.steps_per_epoch,
                 "reasons": self.reasons(dataset),
+                "masked": dict(sent.masked) if (sent := self._state.streams.sent.get(entry.name)) else {},
             }
         return shown
 
     def _sample(self) -> Sample:
-        sums, engine = self._state.streams.sums, self._state.engine.statistics()
+        streams = self._state.streams
+        counts = sum((sent.counts for sent in streams.sent.values()), Counter[str]())
         return Sample(
             at_s=self._uptime_s(),
-            batches=sums["batches"],
-            nbytes=sums["bytes"],
-            rows=sum(count for kind, count in engine.report.items() if kind in ("rows_ok", "rows_repeated")),
-            tokens=engine.report.get("tokens", 0),
-            padding=engine.report.get("padding", 0),
-            streams=len(self._state.streams.open),
+            batches=streams.sums["batches"],
+            nbytes=streams.sums["bytes"],
+            rows=counts["rows_ok"] + counts["rows_repeated"],
+            tokens=counts["tokens"],
+            padding=counts["padding"],
+            streams=len(streams.open),
         )
 
     def _uptime_s(self) -> float:
@@ -91,6 +93,8 @@ def _stream(record: StreamRecord) -> dict[str, Any]:
         "age_s": round(time.monotonic() - record.began, 3),
         "assembly_wait_s": round(record.assembly_wait_s, 4),
         "reader_wait_s": round(record.reader_wait_s, 4),
+        "slower": record.slower,
+        "reader": record.reader,
     }
 
 

@@ -1,9 +1,9 @@
-/** A line over the last ten minutes, drawn as SVG; a pointer or the arrow keys read its values. */
+/** A line over the last minutes, ten at most, drawn as SVG; a pointer or the arrow keys read its values. */
 
 import { element } from "./element.js";
 import { duration } from "./numbers.js";
 
-const SPAN_S = 600;
+const SPANS_S = [60, 120, 300, 600];
 const HEIGHT = 220;
 const MARGIN = { left: 92, right: 12, top: 12, bottom: 26 };
 
@@ -15,6 +15,7 @@ export class Chart {
     this.name = name;
     this.points = [];
     this.chosen = null;
+    this.spanS = SPANS_S[0];
     this.box.addEventListener("pointermove", ({ clientX }) => this.choose(this.secondsAt(clientX)));
     this.box.addEventListener("pointerleave", () => this.choose(null));
     this.box.addEventListener("blur", () => this.choose(null));
@@ -22,13 +23,16 @@ export class Chart {
       const by = { ArrowLeft: 5, ArrowRight: -5 }[event.key];
       if (by === undefined) return;
       event.preventDefault();
-      this.choose(Math.min(SPAN_S, Math.max(0, (this.chosen ?? 0) + by)));
+      this.choose(Math.min(this.spanS, Math.max(0, (this.chosen ?? 0) + by)));
     });
     new ResizeObserver(() => this.draw()).observe(this.box);
   }
 
   show(points, say, base) {
     Object.assign(this, { points, say, base });
+    // A server that has just begun fills the whole width with the little that there is.
+    const oldest = points[0]?.[0] ?? 0;
+    this.spanS = SPANS_S.find((span) => span >= oldest) ?? SPANS_S.at(-1);
     this.draw();
   }
 
@@ -40,22 +44,22 @@ export class Chart {
   secondsAt(clientX) {
     const box = this.box.getBoundingClientRect();
     const width = box.width - MARGIN.left - MARGIN.right;
-    return SPAN_S * (1 - (clientX - box.left - MARGIN.left) / width);
+    return this.spanS * (1 - (clientX - box.left - MARGIN.left) / width);
   }
 
   draw() {
     const width = this.box.clientWidth;
     if (!width || !this.say) return;
     const top = niceTop(Math.max(0, ...this.points.map(([, value]) => value)), this.base);
-    const x = (ago) => MARGIN.left + (1 - ago / SPAN_S) * (width - MARGIN.left - MARGIN.right);
+    const x = (ago) => MARGIN.left + (1 - ago / this.spanS) * (width - MARGIN.left - MARGIN.right);
     const y = (value) => HEIGHT - MARGIN.bottom - (value / top) * (HEIGHT - MARGIN.top - MARGIN.bottom);
     const latest = this.points.at(-1)?.[1] ?? 0;
-    this.box.setAttribute("aria-label", `${this.name} over the last ten minutes; now ${this.say(latest)}`);
+    this.box.setAttribute("aria-label", `${this.name} over the last ${duration(this.spanS)}; now ${this.say(latest)}`);
     const drawing = element(
       "svg",
       { width, height: HEIGHT, viewBox: `0 0 ${width} ${HEIGHT}`, "aria-hidden": "true" },
       levels(top, width, y, this.say),
-      times(width, x),
+      times(width, x, this.spanS),
       area(this.points, x, y),
       this.mark(x, y),
     );
@@ -68,7 +72,7 @@ export class Chart {
     if (nearest === null) return null;
     const [ago, value] = nearest;
     this.tip.textContent = `${this.say(value)}, ${ago < 1 ? "now" : `${duration(ago)} ago`}`;
-    this.tip.classList.toggle("left", ago < SPAN_S / 2);
+    this.tip.classList.toggle("left", ago < this.spanS / 2);
     this.tip.style.setProperty("--x", `${x(ago)}px`);
     return element("g", { class: "mark" }, [
       element("line", { x1: x(ago), x2: x(ago), y1: MARGIN.top, y2: HEIGHT - MARGIN.bottom }),
@@ -100,16 +104,17 @@ function levels(top, width, y, say) {
   ]);
 }
 
-function times(width, x) {
-  const marks = width < 500 ? [600, 300, 0] : [600, 480, 360, 240, 120, 0];
-  return marks.map((ago) =>
-    element(
-      "text",
-      { class: `tick x ${ago === 0 ? "last" : ago === SPAN_S ? "first" : ""}`, x: x(ago), y: HEIGHT - 6 },
-      ago ? `${ago / 60} min ago` : "now",
-    ),
-  );
+function times(width, x, spanS) {
+  const parts = width < 500 ? 2 : 5;
+  return Array.from({ length: parts + 1 }, (_, n) => {
+    const ago = spanS * (1 - n / parts);
+    const side = n === parts ? "last" : n === 0 ? "first" : "";
+    return element("text", { class: `tick x ${side}`, x: x(ago), y: HEIGHT - 6 }, ago ? `${clock(ago)} ago` : "now");
+  });
 }
+
+/** 90 is "1:30". */
+const clock = (seconds) => `${Math.floor(seconds / 60)}:${String(Math.round(seconds % 60)).padStart(2, "0")}`;
 
 function area(points, x, y) {
   if (points.length < 2) return [];

@@ -89,7 +89,7 @@ function show(seen) {
   replace(boxes.streams, [streamsElement(seen)]);
   replace(boxes.datasets, seen.datasets.map(datasetElement));
   replace(boxes.reasons, reasonsElements(seen.datasets));
-  replace(boxes.assembly, maskedElements(seen.masked));
+  replace(boxes.assembly, maskedElements(seen));
   drawChart();
 }
 
@@ -155,7 +155,7 @@ function streamElement(stream, steps) {
   return element(
     "tr",
     { "data-stream": stream.number },
-    cell("stream", "number", `#${stream.number}`),
+    cell("stream", "number", `#${stream.number} `, stream.reader && element("span", { class: "muted" }, stream.reader)),
     cell("dataset", "", stream.dataset),
     cell("rank", "", `${stream.rank} of ${stream.world_size}`),
     cell(
@@ -165,18 +165,17 @@ function streamElement(stream, steps) {
       element("span", { class: "meter", "aria-hidden": "true", vars: { share: (stream.step + 1) / steps } }),
     ),
     cell("rate", "", `${short(rate.batches)} batches/s`, element("span", { class: "muted" }, ` ${bytes(rate.nbytes)}/s`)),
-    cell("slower side", "side", slower(rate)),
+    cell("slower side", "side", slowerSide(stream.slower, rate)),
   );
 }
 
 /** Who waits for whom: the share of the last seconds that each side kept the other waiting. */
-function slower({ server, trainer }) {
-  const side = server + trainer < 0.05 ? "neither" : server > trainer ? "server" : "trainer";
+function slowerSide(side, { server, trainer }) {
   const says = `the server kept the trainer waiting ${percent(server)} of the time, the trainer the server ${percent(trainer)}`;
   return element(
     "span",
     { title: says },
-    element("span", { class: `balance ${side}`, "aria-hidden": "true", vars: { server, trainer } }),
+    element("span", { class: "balance", "aria-hidden": "true", vars: { server, trainer } }),
     element("span", {}, side),
   );
 }
@@ -234,8 +233,12 @@ function reasonsElements(datasets) {
   return [element("h3", {}, "Found at indexing, never planned"), element("ul", { class: "counts" }, items)];
 }
 
-function maskedElements(masked) {
-  if (!masked.length) return [element("h3", {}, "Masked at assembly"), element("p", { class: "empty" }, "None since the server began.")];
+function maskedElements({ datasets, masked }) {
+  const title = element("h3", {}, "Masked at assembly");
+  if (!masked.length) return [title, element("p", { class: "empty" }, "None since the server began.")];
+  const rows = datasets.flatMap(({ name, masked: reasons = {} }) =>
+    Object.entries(reasons).map(([reason, number]) => `${count(number, "row")} of ${name} for ${reason}`),
+  );
   const items = masked.map((bad) => {
     const place = new Place({ ...bad, worldSize: bad.world_size, microBatchSize: bad.micro_batch_size });
     return element(
@@ -247,7 +250,7 @@ function maskedElements(masked) {
       element("span", { class: "detail muted" }, bad.detail),
     );
   });
-  return [element("h3", {}, "Masked at assembly"), element("ul", { class: "findings" }, items)];
+  return [title, element("p", { class: "muted" }, rows.join(", ")), element("ul", { class: "findings" }, items)];
 }
 
 async function run() {

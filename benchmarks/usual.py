@@ -1,0 +1,129 @@
+"""The loader that people write: webdataset, a torch DataLoader with two workers, one function from sample to row.
+
+With `kernels="usual"` pictures go through Pillow and leave as float32; with `"ours"` through our decoder and resizer and
+leave as uint8. The text of a row is the same work everywhere: our layout's encoder and the same tokenizer.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image as Picture
+
+from benchmarks.workload import BATCH, IMAGE_SIZE, LAYOUT, MAX_LENGTH, Workload
+from owl_stream.assemble.crops import Cutter
+from owl_stream.assemble.header import probe
+from owl_stream.assemble.images import decode
+from owl_stream.assemble.tokenizer import ChatTokenizer, load_tokenizer
+from owl_stream.config import DatasetConfig
+from owl_stream.layouts import EncodedRow, Image, get_layout
+from owl_stream.shards import Message
+
+Kernels = Literal["usual", "ours"]
+WORKERS = 2
+
+
+@dataclass(frozen=True)
+class Row:
+    """One sample: its text and its crops, [crops, 3, S, S]."""
+
+    text: EncodedRow
+    crops: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Sample -> row -> batch, as plain functions; picklable, so that worker processes of any loader can have it."""
+
+    kernels: Kernels
+    cut: str
+    tokenizer: Path
+
+    @cached_property
+    def _tokenizer(self) -> ChatTokenizer:
+        torch.set_num_threads(1)
+        return load_tokenizer(str(self.tokenizer), Path()).build()
+
+    @cached_property
+    def _cutter(self) -> Cutter:
+        return Cutter(IMAGE_SIZE, "simd")
+
+    @cached_property
+    def _settings(self) -> Any:
+        options = {"cut": self.cut, "max_length": MAX_LENGTH, "image_size": IMAGE_SIZE, "layout": LAYOUT}
+        return DatasetConfig(shards=("none",), tokenizer="none", **options).recipe
+
+    def row(self, sample: Mapping[str, Any]) -> Row:
+        """One webdataset-like sample, `jpg` and `json` as bytes."""
+        jpeg, record = bytes(sample["jpg"]), json.loads(sample["json"])
+        messages = [Message(m["role"], m["content"]) for m in record["messages"]]
+        return self._ours(jpeg, messages) if self.kernels == "ours" else self._usual(jpeg, messages)
+
+    def batch(self, rows: list[Row]) -> dict[str, torch.Tensor]:
+        """Padded text tensors and all crops."""
+        layout = get_layout(LAYOUT)
+        lengths, crops = [row.text.text_tokens for row in rows], [row.text.crops for row in rows]
+        shapes = layout.tensors(lengths, crops)
+        arrays = {shape.name: np.empty(shape.shape, shape.dtype) for shape in shapes}
+        layout.collate([row.text for row in rows], self._tokenizer.pad_id, arrays)
+        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        return {**tensors, "pixel_values": torch.cat([row.crops for row in rows])}
+
+    def _usual(self, jpeg: bytes, messages: list[Message]) -> Row:
+        with Picture.open(io.BytesIO(jpeg)) as picture:
+            image = picture.convert("RGB")
+        text = self._encode(messages, image.width, image.height)
+        size, (view,) = IMAGE_SIZE, text.views
+        pixels = []
+        if view.grid is not None:
+            rows, cols = view.grid
+            large = image.resize((cols * size, rows * size), Picture.Resampling.BICUBIC)
+            boxes = [(c * size, r * size, (c + 1) * size, (r + 1) * size) for r in range(rows) for c in range(cols)]
+            pixels = [large.crop(box) for box in boxes]
+        pixels.append(image.resize((size, size), Picture.Resampling.BICUBIC))
+        crops = torch.stack([torch.from_numpy(np.array(each)).permute(2, 0, 1) for each in pixels])
+        return Row(text, crops.to(torch.float32).div_(255).sub_(0.5).div_(0.5))
+
+    def _ours(self, jpeg: bytes, messages: list[Message]) -> Row:
+        header = probe(jpeg, 10**8)
+        text = self._encode(messages, header.width, header.height)
+        (view,) = text.views
+        out = np.empty((view.crops, 3, IMAGE_SIZE, IMAGE_SIZE), np.uint8)
+        self._cutter.cut(decode(jpeg, header), view.grid, out)
+        return Row(text, torch.from_numpy(out))
+
+    def _encode(self, messages: list[Message], width: int, height: int) -> EncodedRow:
+        return get_layout(LAYOUT).encode(messages, [Image(width, height)], self._tokenizer, self._settings)
+
+
+def recipe_of(workload: Workload, kernels: Kernels) -> Recipe:
+    """The functions for a workload."""
+    return Recipe(kernels, workload.cut, workload.tokenizer)
+
+
+def webdataset_loader(workload: Workload, kernels: Kernels) -> Callable[[], Iterator[dict[str, torch.Tensor]]]:
+    """Epoch after epoch of random batches."""
+    import webdataset  # noqa: PLC0415 # the other contenders need it not
+
+    recipe = recipe_of(workload, kernels)
+    urls = [str(path) for path in workload.shards]
+
+    def batches() -> Iterator[dict[str, torch.Tensor]]:
+        dataset = (
+            webdataset.WebDataset(urls, shardshuffle=len(urls), resampled=True, seed=0)
+            .shuffle(256)
+            .map(recipe.row)
+            .batched(BATCH, collation_fn=recipe.batch)
+        )
+        loader = torch.utils.data.DataLoader(dataset, batch_size=None, num_workers=WORKERS)
+        yield from loader
+
+    return batches

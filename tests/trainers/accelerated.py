@@ -1,0 +1,64 @@
+"""A fine-tuning script on Accelerate, with a loader that it prepares and so reads one batch ahead."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.data_loader import prepare_data_loader
+from torch.utils.data import DataLoader
+
+from owl_client import OwlStreamDataset
+from tests.trainers.model import Log, Model
+
+EPOCHS, SAVE_STEPS = 3, 5
+
+
+def train(url: str, checkpoints: Path, log: Log) -> None:
+    """Train, from the checkpoint if there is one."""
+    dataset = OwlStreamDataset(url, micro_batch_size=2)
+    accelerator = Accelerator(
+        cpu=True,
+        gradient_accumulation_steps=dataset.micros_per_step,
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+    )
+    model = Model()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    checkpoint = checkpoints / "checkpoint.pt"
+    if checkpoint.exists():
+        saved = torch.load(checkpoint)
+        model.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+        dataset.load_state_dict(saved["data"])
+    model, optimizer = accelerator.prepare(model, optimizer)
+    # The dataset gives every rank its own rows: one process is all that the loader may know of.
+    loader = prepare_data_loader(
+        DataLoader(dataset, batch_size=None),
+        device=accelerator.device,
+        num_processes=1,
+        process_index=0,
+        put_on_device=True,
+        dispatch_batches=False,
+    )
+    state = dataset.state_dict()
+    while state["epoch"] < EPOCHS:
+        for batch in loader:
+            log.note(batch.meta)
+            with accelerator.accumulate(model):
+                loss = model(**batch)["loss"] * batch.meta.loss_weight
+                accelerator.backward(loss * accelerator.gradient_accumulation_steps)
+                optimizer.step()
+                optimizer.zero_grad()
+            state = dataset.state_dict(batch)
+            trained = state["epoch"] * dataset.steps_per_epoch + state["step"]
+            if accelerator.is_main_process and state["micro"] == 0 and trained % SAVE_STEPS == 0:
+                _save(checkpoint, accelerator.unwrap_model(model), optimizer, state)
+
+
+def _save(checkpoint: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, object]) -> None:
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    content = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "data": state}
+    torch.save(content, checkpoint.with_suffix(".new"))
+    os.replace(checkpoint.with_suffix(".new"), checkpoint)

@@ -1,0 +1,58 @@
+"""A fine-tuning script on Hugging Face's Trainer."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+from transformers import Trainer, TrainingArguments
+
+from owl_client import OwlStreamDataset
+from owl_client.hf import OwlStreamMixin
+from tests.trainers.model import Log, Model
+
+EPOCHS, SAVE_STEPS = 3, 5
+
+
+class OwlTrainer(OwlStreamMixin, Trainer):
+    """The Trainer, with the exact token-weighted loss."""
+
+    rows: Log
+
+    def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """Log the rows first."""
+        self.rows.note(inputs.meta)
+        return super().training_step(model, inputs, *args, **kwargs)
+
+    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **_: Any) -> Any:
+        """Undo the Trainer's division by the accumulation steps: the weight is the exact one."""
+        outputs = model(**inputs)
+        loss = outputs["loss"] * inputs.meta.loss_weight * self.args.gradient_accumulation_steps
+        return (loss, outputs) if return_outputs else loss
+
+
+def train(url: str, checkpoints: Path, log: Log, *, workers: int = 0) -> None:
+    """Train, from the newest checkpoint if there is one."""
+    warnings.filterwarnings("ignore", message="This DataLoader will create")
+    dataset = OwlStreamDataset(url, micro_batch_size=2)
+    args = TrainingArguments(
+        output_dir=str(checkpoints),
+        per_device_train_batch_size=2,
+        gradient_accumulation_steps=dataset.micros_per_step,
+        num_train_epochs=EPOCHS,
+        ignore_data_skip=True,
+        save_steps=SAVE_STEPS,
+        dataloader_num_workers=workers,
+        use_cpu=True,
+        ddp_backend="gloo" if "WORLD_SIZE" in os.environ else None,
+        ddp_find_unused_parameters=True,
+        logging_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+    )
+    trainer = OwlTrainer(Model(), args, train_dataset=dataset)
+    trainer.rows = log
+    trainer.train(resume_from_checkpoint=any(checkpoints.glob("checkpoint-*")))
+    assert trainer.state.global_step == EPOCHS * dataset.steps_per_epoch
