@@ -8,10 +8,10 @@ from contextlib import contextmanager
 
 from owl_client.answers import error_from_frame
 from owl_client.buffers import ReceiveMemory
-from owl_client.order import Order
+from owl_client.order import Order, other_data
 from owl_client.stats import Counters
 from owl_client.transport import Interrupt, StreamRequest, Transport
-from owl_stream.errors import FrameError, PeerGoneError, ProtocolVersionError, StateMismatchError
+from owl_stream.errors import FrameError, OwlStreamError, PeerGoneError, ProtocolVersionError, StateMismatchError
 from owl_stream.wire import BatchHeader, End, ErrorInfo, Frame, FrameParser, Header, Hello, Limits, Stats
 
 READ_BYTES = 1 << 20
@@ -39,7 +39,10 @@ class Link:
         request = StreamRequest(
             dataset.name, dataset.fingerprint, self._at, order.share, order.stride, tuple(report.items())
         )
-        self._bytes = transport.open(url, request, interrupt)
+        try:
+            self._bytes = transport.open(url, request, interrupt)
+        except StateMismatchError as exc:
+            raise _named_by_component(transport, url, order, exc) from exc
         counters.reported(report)
 
     def next(self) -> Frame | None:
@@ -108,3 +111,15 @@ class Link:
             raise StateMismatchError(f"{self._url}: {exc}", exc.differences) from exc
         except (FrameError, ProtocolVersionError) as exc:
             raise type(exc)(f"{self._url}: {exc}") from exc
+
+
+def _named_by_component(transport: Transport, url: str, order: Order, error: StateMismatchError) -> OwlStreamError:
+    """What a server that knows only our fingerprint could not say: in what its data differ. One more question."""
+    mine = order.dataset
+    try:
+        theirs = transport.describe(url, mine.name)
+    except OwlStreamError:
+        return error
+    if theirs.fingerprint == mine.fingerprint:
+        return PeerGoneError(f"{url}: another server has taken its place between two questions")
+    return other_data(url, (mine.fingerprint, dict(mine.components)), (theirs.fingerprint, dict(theirs.components)))

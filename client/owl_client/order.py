@@ -17,6 +17,12 @@ def name_differences(
     return differences or {"fingerprint": (expected[0], got[0])}
 
 
+def other_data(place: str, expected: tuple[str, dict[str, str]], got: tuple[str, dict[str, str]]) -> StateMismatchError:
+    """The error that says which components of two (fingerprint, components) differ; `place` has the others."""
+    differences = name_differences(expected, got)
+    return StateMismatchError(f"{place} has other data: {describe_differences(differences)}", differences)
+
+
 def describe_differences(differences: dict[str, tuple[str, str]]) -> str:
     """One clause per component: `seed: expected 0, got 1`."""
     return "; ".join(f"{name}: expected {expected}, got {got}" for name, (expected, got) in differences.items())
@@ -71,10 +77,9 @@ class Order:
             )
         mine, theirs = self.dataset, hello
         if mine.fingerprint != theirs.fingerprint:
-            differences = name_differences(
-                (mine.fingerprint, dict(mine.components)), (theirs.fingerprint, dict(theirs.components))
+            raise other_data(
+                "the server", (mine.fingerprint, dict(mine.components)), (theirs.fingerprint, dict(theirs.components))
             )
-            raise StateMismatchError(f"the server has other data: {describe_differences(differences)}", differences)
         if mine.assembly != theirs.assembly:
             raise StateMismatchError(
                 f"the server assembles otherwise: expected assembly {mine.assembly}, got {theirs.assembly}; "

@@ -8,7 +8,8 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -19,6 +20,7 @@ from owl_stream.engine import Coordinate, Engine, FrameLease
 from owl_stream.errors import DrainingError, OwlStreamError, TemporaryError
 from owl_stream.server.logs import stream_in_logs
 from owl_stream.server.state import ServerState
+from owl_stream.server.direct import DirectSocket
 from owl_stream.server.streams import StreamRecord
 from owl_stream.wire import (
     MEDIA_TYPE,
@@ -36,7 +38,8 @@ from owl_stream.wire import (
 log = logging.getLogger("owl_stream.server")
 
 CHUNK_BYTES = 1 << 20
-"""What is handed to the transport at a time. It copies, so a slab may be reused as soon as the last chunk is taken."""
+"""What is handed to the transport at a time, where frames cannot go to the socket directly. It copies, so a slab may be
+reused as soon as the last chunk is taken."""
 
 STATS_EVERY_S = 5.0
 MAX_AHEAD = 16
@@ -44,6 +47,9 @@ MAX_AHEAD = 16
 
 ABORT = "owl_stream.abort"
 """Scope extension under which our protocol offers to drop the connection without waiting for its buffer."""
+
+DIRECT = "owl_stream.direct"
+"""Scope extension under which our protocol offers the connection's transport, whose socket frames are written to."""
 
 STREAM_HEADERS = {"Cache-Control": "no-store, no-transform", "X-Accel-Buffering": "no"}
 
@@ -157,7 +163,7 @@ class Delivery(Response):
         ):
             self.headers["Owl-Stream-Id"] = record.id
             log.info("of %s for rank %d of %d begins at %s", name, first.rank, first.world_size, first[:3])
-            deliver = asyncio.create_task(self._deliver(send, record))
+            deliver = asyncio.create_task(self._deliver(scope, send, record))
             gone = asyncio.create_task(_disconnected(receive))
             try:
                 await asyncio.wait({deliver, gone}, return_when=asyncio.FIRST_COMPLETED)
@@ -174,9 +180,13 @@ class Delivery(Response):
                 raise outcome
             log.info("ends after %d batches, %d bytes: %s", record.batches, record.nbytes, record.ended)
 
-    async def _deliver(self, send: Send, record: StreamRecord) -> None:
-        write = _Writer(send, record, self._settings.idle_timeout_s)
-        await write.begin(self.status_code, self.raw_headers)
+    async def _deliver(self, scope: Scope, send: Send, record: StreamRecord) -> None:
+        with _Writer(scope, send, record, self._settings.idle_timeout_s) as write:
+            await write.begin(self.status_code, self.raw_headers)
+            await self._deliver_frames(write, record)
+            await write.end()
+
+    async def _deliver_frames(self, write: _Writer, record: StreamRecord) -> None:
         window = Window(self._engine, self._journey, self._settings.prefetch_bytes)
         stop = asyncio.create_task(self._draining.wait())
         try:
@@ -195,7 +205,6 @@ class Delivery(Response):
         finally:
             stop.cancel()
             await window.aclose()
-        await write.end()
 
     async def _frames(
         self, window: Window, stop: asyncio.Task[bool], write: _Writer, record: StreamRecord
@@ -243,10 +252,19 @@ class _Placed:
 
 
 class _Writer:
-    """Writes a response, each piece within the idle timeout."""
+    """Writes a response, each piece within the idle timeout: to the socket itself where that is possible."""
 
-    def __init__(self, send: Send, record: StreamRecord, idle_timeout_s: float) -> None:
-        self._send, self._record, self._idle_timeout_s = send, record, idle_timeout_s
+    def __init__(self, scope: Scope, send: Send, record: StreamRecord, idle_timeout_s: float) -> None:
+        self._scope, self._send, self._record, self._idle_timeout_s = scope, send, record, idle_timeout_s
+        transport = scope.get("extensions", {}).get(DIRECT, {}).get("transport")
+        self._direct = DirectSocket(transport) if transport is not None and DirectSocket.fits(transport) else None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+        if self._direct is not None:
+            self._direct.__exit__(kind, exc, tb)
 
     async def begin(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         await self._put({"type": "http.response.start", "status": status, "headers": headers})
@@ -256,10 +274,22 @@ class _Writer:
 
     async def body(self, data: memoryview) -> None:
         with self._record.waiting.on("reader"):
-            for start in range(0, data.nbytes, CHUNK_BYTES):
-                chunk = data[start : start + CHUNK_BYTES]
-                await self._put({"type": "http.response.body", "body": chunk, "more_body": True})
+            await (self._put_chunks(data) if self._direct is None else self._write(self._direct, data))
         self._record.nbytes += data.nbytes
+
+    async def _put_chunks(self, data: memoryview) -> None:
+        for start in range(0, data.nbytes, CHUNK_BYTES):
+            chunk = data[start : start + CHUNK_BYTES]
+            await self._put({"type": "http.response.body", "body": chunk, "more_body": True})
+
+    async def _write(self, direct: DirectSocket, data: memoryview) -> None:
+        try:
+            await direct.write(data, self._idle_timeout_s)
+        except TimeoutError as exc:
+            raise IdleReaderError from exc
+        except ConnectionError:
+            _abort(self._scope)
+            await asyncio.Event().wait()  # the transport is about to say that the reader is gone, which ends this task
 
     async def end(self) -> None:
         await self._put({"type": "http.response.body", "body": b"", "more_body": False})

@@ -8,7 +8,7 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from owl_stream.server.connections import Connections
-from owl_stream.server.delivery import ABORT
+from owl_stream.server.delivery import ABORT, DIRECT
 
 MAX_HEAD_BYTES = 32 << 10
 MAX_BODY_BYTES = 64 << 10
@@ -72,10 +72,10 @@ class LimitedProtocol(HttpToolsProtocol):
             self._refuse(431, f"request head: expected at most {MAX_HEAD_BYTES} bytes")
 
     def on_message_begin(self) -> None:
-        """Start a new request's clock and offer the stream a way to drop the connection."""
+        """Start a new request's clock and offer the stream ways to drop the connection and to write to it directly."""
         super().on_message_begin()
         self._received, self._in_body = 0, False
-        self.scope["extensions"] = {ABORT: {"abort": self.transport.abort}}
+        self.scope["extensions"] = {ABORT: {"abort": self.transport.abort}, DIRECT: {"transport": self.transport}}
         if self._deadline is None:
             self._expect_request()
 

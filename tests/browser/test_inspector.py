@@ -13,10 +13,10 @@ from tests.support.http import get
 from tests.support.server import ServerProcess
 
 
-def lit_crops(page: Any, row: int) -> list[int]:
-    """The crops of a row that are outlined, by what the style says."""
+def lit_crops(page: Any) -> list[int]:
+    """The crops of the whole batch that are outlined, by what the style says."""
     crops: list[int] = page.eval_on_selector_all(
-        f"#row-{row} .crop",
+        ".crop",
         "crops => crops.filter(c => getComputedStyle(c).outlineStyle === 'solid').map(c => Number(c.dataset.crop))",
     )
     return crops
@@ -34,7 +34,9 @@ def test_the_third_token_after_an_image_outlines_the_crops_it_sees(
     for start in batch.crop_starts(row):
         expected = batch.sees(row, start + 3)
         page.locator(f"#row-{row} [data-token='{start + 3}']").hover()
-        assert lit_crops(page, row) == expected != []
+        assert lit_crops(page) == expected
+        said = f"crop {expected[0]} " if len(expected) == 1 else f"crops {expected[0]} to {expected[-1]} "
+        assert f"sees {said}" in page.locator(f"#row-{row} .readout").inner_text()
     assert len(expected) > 1
 
 

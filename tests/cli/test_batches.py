@@ -67,7 +67,10 @@ def test_inspect_shows_what_the_server_sends(here: Here, served: tuple[Path, str
 
 @pytest.mark.parametrize("layout", ["owl3-240728", "owl3-241101"])
 def test_what_each_token_sees_is_what_the_layout_says(here: Here, tmp_path: Path, layout: str) -> None:
-    """Per row the runs grow by one crop at a time, to all of them; text-only rows see none; texts are whole."""
+    """Per row the runs grow by one crop at a time, to all of them; text-only rows see none; texts are whole.
+
+    In 241101 the first piece of an `<|image|>` sees its crop already, in 240728 only the next one does.
+    """
     small_dataset(tmp_path, samples=8, shards=1)
     config = write_config(tmp_path, layout=layout, modality="off", cut="single")
     dataset = open_dataset("train", load_config(config).datasets["train"], base=tmp_path, index_dir=None, processes=0)
@@ -82,6 +85,9 @@ def test_what_each_token_sees_is_what_the_layout_says(here: Here, tmp_path: Path
         text = "".join(run["text"] for run in row["runs"] if not run["padding"])
         assert text.startswith("<|im_start|>system\n<|im_end|>")
         assert text.count("<|image|>") == row["crops"]
+        blind = "".join(run["text"] for run in row["runs"] if not run["sees"] and not run["padding"])
+        if row["crops"]:
+            assert (len(blind) == text.index("<|image|>")) == (layout == "owl3-241101")
         learned = "".join(run["text"] for run in row["runs"] if run["supervised"])
         assert learned.endswith("<|im_end|><|endoftext|>")
         assert sum(run["tokens"] for run in row["runs"] if run["supervised"]) == row["supervised_tokens"]

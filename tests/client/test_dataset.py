@@ -317,6 +317,18 @@ def test_set_epoch_after_a_resume_cannot_rewind() -> None:
     assert [batch.meta.epoch for batch in dataset] == [6] * 4
 
 
+def test_set_epoch_never_goes_back_behind_a_resume(caplog: pytest.LogCaptureFixture) -> None:
+    """Accelerate counts epochs from 0 in every process; to obey would be to train on whole epochs again."""
+    dataset = memory_dataset(WORLD)
+    dataset.load_state_dict(state_with(epoch=5, step=3))
+    seen = []
+    for counted in range(3):
+        dataset.set_epoch(counted)
+        seen.append({batch.meta.epoch for batch in dataset})
+    assert seen == [{5}, {6}, {7}]
+    assert "it would repeat epochs" in caplog.text
+
+
 @pytest.mark.parametrize("epoch", [-1, 1.5, "1"])
 def test_set_epoch_refuses_what_is_no_epoch(epoch: Any) -> None:
     """A wrong epoch is a usage error."""

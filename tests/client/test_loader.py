@@ -111,6 +111,22 @@ def test_a_pass_that_was_abandoned_begins_again() -> None:
 
 
 @pytest.mark.parametrize("persistent", [False, True])
+def test_a_trainer_that_counts_batches_need_not_ask_for_the_end(persistent: bool) -> None:
+    """Hugging Face's does so: an epoch whose batches all came is over, though nobody saw StopIteration."""
+    loading = loader(memory_dataset(WORLD, **OPTIONS), 3, persistent_workers=persistent)
+    assert [place for _ in range(3) for place in places(islice(loading, 10))] == EPOCHS
+
+
+def test_passes_with_one_seed_are_told_apart() -> None:
+    """Whoever seeds torch alike before every epoch gives all its workers the same seeds."""
+    loading, seen = loader(memory_dataset(WORLD, **OPTIONS), 2), []
+    for _ in range(3):
+        torch.manual_seed(0)
+        seen += places(loading)
+    assert seen == EPOCHS
+
+
+@pytest.mark.parametrize("persistent", [False, True])
 def test_set_epoch_reaches_workers(persistent: bool) -> None:
     """The parent's `set_epoch` moves workers, kept ones too."""
     dataset = memory_dataset(WORLD, **OPTIONS)

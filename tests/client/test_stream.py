@@ -166,6 +166,15 @@ def test_fault_18_another_fingerprint_in_hello_is_refused_by_name() -> None:
     assert caught.value.differences == {"seed": ("0", "1")}
 
 
+def test_fault_18_a_refusal_by_fingerprint_alone_is_named_by_component() -> None:
+    """A server's 409 knows two digests; what they are made of the client asks for."""
+    refusal = StateMismatchError("http://a: another fingerprint", {"fingerprint": ("f0", "f1")})
+    with pytest.raises(StateMismatchError, match="http://a has other data: seed: expected 0, got 1") as caught:
+        read_all(MemoryTransport({"http://a": World(seed=1)}, [refusal]))
+    assert caught.value.differences == {"seed": ("0", "1")}
+    assert read_all(MemoryTransport({"http://a": WORLD}, [refusal])) == UNDISTURBED  # replaced by the right one since
+
+
 def test_another_assembly_is_refused_like_another_fingerprint() -> None:
     """Failing over to a server with other decoder versions would change pixels in mid-run."""
     with pytest.raises(StateMismatchError) as caught:

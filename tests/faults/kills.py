@@ -100,12 +100,17 @@ class Killer:
 
 
 def run(
-    directory: Path, count: int, seed: int, tell: Callable[[str], None] = lambda text: None, image_size: int = 224
+    directory: Path,
+    count: int,
+    seed: int,
+    *,
+    most_s: float = float("inf"),
+    tell: Callable[[str], None] = lambda text: None,
 ) -> Report:
-    """Kill `count` times and compare."""
+    """Kill `count` times, or for as long as `most_s`, and compare."""
     chance, began = random.Random(seed), time.monotonic()
     # Frames of up to a megabyte, so that what is killed is often in the middle of one.
-    config = small_dataset(directory / "data", image_size=image_size, server={"workers": 2, "prefetch_bytes": 4 << 20})
+    config = small_dataset(directory / "data", image_size=224, server={"workers": 2, "prefetch_bytes": 4 << 20})
     kills: Counter[str] = Counter()
     ServerProcess(config).start().stop()  # which leaves an index
     with ExitStack() as stack:
@@ -116,6 +121,8 @@ def run(
         stack.callback(killer.close)
         trainer.start()
         for number in range(count):
+            if time.monotonic() - began > most_s:
+                break
             trainer.advance(chance.randint(1, 3))
             time.sleep(chance.random() * 0.02)  # so that a kill does not always fall just behind a batch
             killer.kill(VICTIMS[number % 3])
@@ -134,9 +141,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--most-seconds", type=float, default=float("inf"), help="stop killing when they are over")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
-        report = run(Path(directory), arguments.count, arguments.seed, lambda text: print(text, flush=True))
+        report = run(
+            Path(directory),
+            arguments.count,
+            arguments.seed,
+            most_s=arguments.most_seconds,
+            tell=lambda text: print(text, flush=True),
+        )
     print(report)
     return 0 if report.differences.none else 1
 

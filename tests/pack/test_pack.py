@@ -179,6 +179,8 @@ def test_what_is_done_is_kept_and_what_changed_is_written_again(tmp_path: Path) 
     times = {shard: shard.stat().st_mtime_ns for shard in out.glob("*.tar")}
     assert packed(path, out, shard_samples=2).kept == 5
     assert {shard: shard.stat().st_mtime_ns for shard in out.glob("*.tar")} == times
+    with (out / ".train.pack.jsonl").open("ab") as journal:
+        journal.write(b'{"assignment": "torn by a ki')
     os.utime(tmp_path / "images" / "0.jpg", ns=(1, 1))
     assert packed(path, out, shard_samples=2).kept == 3
     write_array(path, records[:4])

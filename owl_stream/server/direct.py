@@ -1,0 +1,100 @@
+"""Sending a frame from where it lies: the kernel copies it out of the slab, and nobody else does.
+
+The HTTP layer's own way joins every chunk with its framing and hands the copy to the event loop: two passes over memory
+more than there need be, and they are most of what sending costs. `send` on the socket returns only what the kernel has
+already copied, so a slab may be used again as soon as it has been sent; nothing keeps a reference.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from types import TracebackType
+from typing import Self
+
+MAX_WRITE_BYTES = 4 << 20
+"""Given to the kernel at a time: what fits its buffers anyway. Between two writes the event loop serves others."""
+
+
+class DirectSocket:
+    """A second handle on a plain connection's socket, for the body of one chunked answer.
+
+    The transport goes on reading, and writes what is not body; `write` waits until it has nothing left to write. A
+    context manager: until it ends, the connection stays open even if the transport closes.
+    """
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        sock: socket.socket = transport.get_extra_info("socket")
+        self._fd = os.dup(sock.fileno())
+        self._loop = asyncio.get_running_loop()
+
+    @staticmethod
+    def fits(transport: asyncio.Transport) -> bool:
+        """Whether the connection's bytes are ours to write: neither encrypted nor something else than a socket."""
+        return transport.get_extra_info("sslcontext") is None and transport.get_extra_info("socket") is not None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+        os.close(self._fd)
+
+    async def write(self, body: memoryview, idle_timeout_s: float) -> None:
+        """Send `body` as one chunk; returns once the kernel has all of it. Cancelled, it leaves the answer broken off.
+
+        Raises:
+            TimeoutError: the peer took nothing for `idle_timeout_s`.
+            ConnectionError: the peer is gone.
+        """
+        while self._transport.get_write_buffer_size():
+            await self._writable(idle_timeout_s)
+            await asyncio.sleep(0)
+        pieces = [memoryview(b"%x\r\n" % body.nbytes), body, memoryview(b"\r\n")]
+        while pieces:
+            if self._transport.is_closing():
+                raise ConnectionResetError("the connection is closing")
+            try:
+                sent = os.writev(self._fd, _head(pieces, MAX_WRITE_BYTES))
+            except BlockingIOError:
+                await self._writable(idle_timeout_s)
+            else:
+                pieces = _behind(pieces, sent)
+                if pieces:
+                    await asyncio.sleep(0)
+
+    async def _writable(self, idle_timeout_s: float) -> None:
+        """Wait until the kernel takes more."""
+        ready = self._loop.create_future()
+        self._loop.add_writer(self._fd, _settle, ready)
+        try:
+            await asyncio.wait_for(ready, idle_timeout_s)
+        finally:
+            self._loop.remove_writer(self._fd)
+
+
+def _settle(ready: asyncio.Future[None]) -> None:
+    if not ready.done():
+        ready.set_result(None)
+
+
+def _head(pieces: list[memoryview], most: int) -> list[memoryview]:
+    """The first `most` bytes of the pieces."""
+    head = []
+    for piece in pieces:
+        head.append(piece[:most])
+        most -= len(head[-1])
+        if not most:
+            break
+    return head
+
+
+def _behind(pieces: list[memoryview], sent: int) -> list[memoryview]:
+    """What is left of the pieces behind their first `sent` bytes."""
+    rest = list(pieces)
+    while rest and sent >= len(rest[0]):
+        sent -= len(rest.pop(0))
+    if sent:
+        rest[0] = rest[0][sent:]
+    return rest
