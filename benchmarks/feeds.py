@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
-
 import torch
 
 from benchmarks.ceiling import ceiling

@@ -15,7 +15,7 @@ import argparse
 import json
 import os
 import platform
-import resource
+import re
 import subprocess
 import sys
 import tempfile
@@ -32,7 +32,6 @@ from owl_stream.config import DatasetConfig, PlanSettings
 from owl_stream.plan import Plan
 from owl_stream.shards import Index
 
-STEPS = 60
 MAX_STEP_MS, MAX_RESIDENT_MB, MAX_BYTES = 50.0, 300.0, 64.0
 CASES: tuple[dict[str, Any], ...] = (
     {"global_batch_size": 8, "shuffle": "full"},
@@ -48,7 +47,7 @@ def settings_of(case: dict[str, Any]) -> PlanSettings:
     return replace(DatasetConfig(shards=("none.tar",), tokenizer="none").plan, **case)
 
 
-def measure_open(index_dir: Path, samples: int, shards: int) -> dict[str, Any]:
+def measure_open(index_dir: Path, samples: int, shards: int, steps: int) -> dict[str, Any]:
     """Seconds to open the index in this process, and its memory then."""
     listed = imaginary_shards(index_dir, samples, shards)
     began = time.perf_counter()
@@ -58,19 +57,19 @@ def measure_open(index_dir: Path, samples: int, shards: int) -> dict[str, Any]:
     return {"open_s": seconds, "peak_resident_mb": peak_resident_mb()}
 
 
-def measure_steps(index_dir: Path, samples: int, shards: int) -> dict[str, Any]:
+def measure_steps(index_dir: Path, samples: int, shards: int, steps: int) -> dict[str, Any]:
     """Milliseconds of cold steps at places spread over epochs, for every case; and the memory at the end."""
     with open_imaginary_index(index_dir, imaginary_shards(index_dir, samples, shards)) as index:
-        cases = [{**case, **time_steps(index, settings_of(case))} for case in CASES]
+        cases = [{**case, **time_steps(index, settings_of(case), steps)} for case in CASES]
     return {"cases": cases, "peak_resident_mb": peak_resident_mb()}
 
 
-def time_steps(index: Index, settings: PlanSettings) -> dict[str, Any]:
+def time_steps(index: Index, settings: PlanSettings, count: int) -> dict[str, Any]:
     """Cold steps and their deal to 8 ranks, in milliseconds."""
     rng = np.random.default_rng(0)
     plan = Plan(index, settings)
     steps, cpus, deals = [], [], []
-    for epoch in range(STEPS):
+    for epoch in range(count):
         number = int(rng.integers(0, plan.steps_per_epoch))
         began, cpu = time.perf_counter(), time.process_time()
         step = plan.step(epoch, number)
@@ -88,28 +87,29 @@ def time_steps(index: Index, settings: PlanSettings) -> dict[str, Any]:
 
 
 def peak_resident_mb() -> float:
-    """The most memory that this process has held."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """The most memory that this process has held; `ru_maxrss` would include what its parent held before `exec`."""
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024  # type: ignore[index] # Linux always says it
 
 
-def in_a_process(stage: str, index_dir: Path, samples: int, shards: int) -> dict[str, Any]:
+def in_a_process(stage: str, index_dir: Path, samples: int, shards: int, steps: int) -> dict[str, Any]:
     """A stage of the benchmark in a fresh process."""
     command = [sys.executable, "-m", "benchmarks.plan_scale", "--stage", stage, "--directory", str(index_dir)]
-    command += ["--samples", str(samples), "--shards", str(shards)]
+    command += ["--samples", str(samples), "--shards", str(shards), "--steps", str(steps)]
     answer = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
     result: dict[str, Any] = json.loads(answer.stdout)
     return result
 
 
-def benchmark(directory: Path, samples: int, shards: int) -> dict[str, Any]:
+def benchmark(directory: Path, samples: int, shards: int, steps: int) -> dict[str, Any]:
     """Write the tables, open them twice, plan."""
     began = time.perf_counter()
     for _ in write_imaginary_tables(directory, imaginary_shards(directory, samples, shards), samples):
         pass
     print(f"tables of {samples:,} samples written in {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
-    first = in_a_process("open", directory, samples, shards)
-    again = in_a_process("open", directory, samples, shards)
-    plan = in_a_process("plan", directory, samples, shards)
+    first = in_a_process("open", directory, samples, shards, steps)
+    again = in_a_process("open", directory, samples, shards, steps)
+    plan = in_a_process("plan", directory, samples, shards, steps)
     nbytes = sum(path.stat().st_size for path in directory.iterdir())
     return {"samples": samples, "shards": shards, "bytes_a_sample": nbytes / samples, "first_open": first} | {
         "open": again,
@@ -127,9 +127,8 @@ def show(result: dict[str, Any]) -> None:
     print(
         f"{'peak memory, with all plans below':44}{plan['peak_resident_mb']:>9.0f} MB (at most {MAX_RESIDENT_MB:.0f})"
     )
-    print(
-        f"\n{'a cold step, ms (at most ' + f'{MAX_STEP_MS:.0f})':36}{'median':>8}{'p90':>8}{'max':>8}{'CPU':>8}{'deal':>8}"
-    )
+    title = f"a cold step, ms (at most {MAX_STEP_MS:.0f})"
+    print(f"\n{title:36}{'median':>8}{'p90':>8}{'max':>8}{'CPU':>8}{'deal':>8}")
     for case in plan["cases"]:
         name = f"G {case['global_batch_size']}, {case['shuffle']}, {case.get('modality', 'pure')}"
         ms = case["step_ms"]
@@ -146,6 +145,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--samples", type=int, default=100_000_000)
     parser.add_argument("--shards", type=int, default=1000)
+    parser.add_argument("--steps", type=int, default=60, help="cold steps per case")
     parser.add_argument("--directory", type=Path, help="where the index is kept; a temporary directory by default")
     parser.add_argument("--json", type=Path, metavar="PATH", help="write the results as JSON too")
     parser.add_argument("--stage", choices=("open", "plan"), help=argparse.SUPPRESS)
@@ -157,17 +157,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     chosen = arguments(argv)
     if chosen.stage:
         stage = measure_open if chosen.stage == "open" else measure_steps
-        print(json.dumps(stage(chosen.directory, chosen.samples, chosen.shards)))
+        print(json.dumps(stage(chosen.directory, chosen.samples, chosen.shards, chosen.steps)))
         return 0
     report: dict[str, Any] = {
         "benchmark": "plan_scale",
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, "
         f"numpy {np.__version__}",
-        "method": f"{STEPS} cold steps per case at random places of {STEPS} epochs, page cache warm",
+        "method": f"{chosen.steps} cold steps per case, each at a random place of another epoch, page cache warm",
     }
     print(f"{report['machine']}\n{report['method']}")
     with tempfile.TemporaryDirectory() as temporary:
-        report["result"] = benchmark(chosen.directory or Path(temporary), chosen.samples, chosen.shards)
+        report["result"] = benchmark(chosen.directory or Path(temporary), chosen.samples, chosen.shards, chosen.steps)
     show(report["result"])
     if chosen.json:
         chosen.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")

@@ -9,16 +9,15 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import torch
 import yaml
-from owl_client import OwlStreamDataset
 
 from benchmarks.contender import ROOT, Feed, Read
 from benchmarks.workload import BATCH, IMAGE_SIZE, LAYOUT, MAX_LENGTH, Workload
+from owl_client import OwlStreamDataset
 
 
 class Service:

@@ -14,6 +14,7 @@ from typing import NoReturn
 from urllib.parse import quote, urlencode, urlsplit
 
 from owl_client.answers import error_from_answer
+from owl_client.body import Body, fast_body
 from owl_client.response import WholeResponse
 from owl_client.transport import Description, Interrupt, StreamRequest
 from owl_stream.errors import ConfigError, OwlStreamError, PeerGoneError, ServerError
@@ -141,7 +142,8 @@ class HttpTransport:
         path = f"/v1/datasets/{quote(request.dataset, safe='')}/stream?{urlencode(request.query())}"
         with self._translated(url):
             connection, response = self._get(url, path, interrupt, request.report)
-        stream = HttpByteStream(url, connection, response, interrupt)
+            body = fast_body(response, response.sock, self.timeouts.read_s)
+        stream = HttpByteStream(url, connection, response, body, interrupt)
         media_type, coding = response.headers.get_content_type(), response.headers.get("Content-Encoding", "identity")
         if media_type != MEDIA_TYPE or coding != "identity":
             stream.close()
@@ -206,14 +208,16 @@ class HttpByteStream:
         url: str,
         connection: http.client.HTTPConnection,
         response: http.client.HTTPResponse,
+        body: Body,
         interrupt: Interrupt,
     ) -> None:
         self._url, self._connection, self._response, self._interrupt = url, connection, response, interrupt
+        self._body = body
 
     def readinto(self, buffer: memoryview) -> int:
         """See `ByteStream.readinto`."""
         try:
-            return self._response.readinto(buffer)
+            return self._body.readinto(buffer)
         except (OSError, ValueError, http.client.HTTPException) as exc:
             raise PeerGoneError(f"{self._url}: {_reason(exc)}") from exc
 

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import http.client
 import io
+import socket
 from typing import Any
 
 
 class WholeResponse(http.client.HTTPResponse):
-    """`http.client`'s answer, but one whose head broke off is not taken for one with fewer headers."""
+    """`http.client`'s answer, but one whose head broke off is not taken for one with fewer headers.
+
+    `sock` is the connection that it comes over.
+    """
+
+    def __init__(self, sock: socket.socket, *args: Any, **options: Any) -> None:
+        super().__init__(sock, *args, **options)
+        self.sock = sock
 
     def begin(self) -> None:
         """Read the head.

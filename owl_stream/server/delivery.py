@@ -18,9 +18,9 @@ from owl_stream import __version__
 from owl_stream.assemble import Dataset
 from owl_stream.engine import Coordinate, Engine, FrameLease
 from owl_stream.errors import DrainingError, OwlStreamError, TemporaryError
+from owl_stream.server.direct import DirectSocket
 from owl_stream.server.logs import stream_in_logs
 from owl_stream.server.state import ServerState
-from owl_stream.server.direct import DirectSocket
 from owl_stream.server.streams import StreamRecord
 from owl_stream.wire import (
     MEDIA_TYPE,

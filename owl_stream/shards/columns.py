@@ -32,9 +32,9 @@ _START = 64
 _U64 = struct.Struct("<Q")
 _CHUNK = 1 << 20
 _FINDINGS_CHUNK = 1 << 16
-_RUN_ROWS = 1 << 14
+_ROWS_AT_ONCE = 1 << 11
 _READ_ALONG_BYTES = 4096
-"""Up to so much between two rows is read along: cheaper than asking twice."""
+"""Up to so much between two rows is read along, which is cheaper than asking twice; so 8 MiB are held at most."""
 
 _log = logging.getLogger("owl_stream.shards")
 
@@ -274,8 +274,8 @@ def gather(file: int, start: int, dtype: np.dtype[Any], rows: NDArray[np.int64])
     order = np.argsort(rows, kind="stable")
     wanted = rows[order]
     out = np.empty(len(rows), dtype=dtype)
-    for first in range(0, len(rows), _RUN_ROWS):
-        part = slice(first, first + _RUN_ROWS)
+    for first in range(0, len(rows), _ROWS_AT_ONCE):
+        part = slice(first, first + _ROWS_AT_ONCE)
         out[order[part]] = _gather_sorted(file, start, dtype, wanted[part])
     return out
 

@@ -34,7 +34,7 @@ class MemoryRun(RunMachine):
 
 def test_any_run_in_memory_is_the_plan() -> None:
     """Read, checkpoint, restore, kill, cut, corrupt, change world size, switch servers, end epochs, in any order."""
-    run_state_machine_as_test(MemoryRun, settings=settings(max_examples=40, stateful_step_count=40, **QUIET))
+    run_state_machine_as_test(MemoryRun, settings=settings(max_examples=30, stateful_step_count=40, **QUIET))
 
 
 @pytest.fixture

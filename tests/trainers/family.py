@@ -2,7 +2,7 @@
 
 `python -m tests.trainers.family URL DIRECTORY` leaves in DIRECTORY, for each library, what two ranks were trained on
 until SIGKILL struck both (`NAME/killed`), what one process was that went on from their checkpoint (`NAME/resumed`), and
-what an undisturbed run was (`NAME/undisturbed`).
+what an undisturbed run was (`NAME/undisturbed`). Then it runs the two libraries' snippets of docs/trainers.md.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.trainers import accelerated, hugging_face
+from tests.trainers import accelerated, hugging_face, snippets
 from tests.trainers.model import Log
 
 KILL_AT = (1, 3)
@@ -67,6 +67,16 @@ def main(url: str, directory: Path) -> None:
             log = place / run
             pid = fork(lambda: which(url, place / checkpoints, Log(log, None)))  # noqa: B023
             assert ended_by(pid) == 0, (name, run)
+    for section in ("Hugging Face Trainer", "Accelerate"):
+        place = directory / section
+        place.mkdir()
+        pid = fork(lambda: _snippet(section, url, place))  # noqa: B023
+        assert ended_by(pid) == 0, section
+
+
+def _snippet(section: str, url: str, directory: Path) -> None:
+    os.chdir(directory)
+    snippets.run(section, url)
 
 
 if __name__ == "__main__":

@@ -118,7 +118,7 @@ function tiles({ streams, engine }) {
     ["throughput", `${bytes(perSecond("nbytes", before, now))}/s`, `${bytes(now?.nbytes ?? 0)} sent in all`],
     ["samples", `${short(perSecond("rows", before, now))}/s`, `${count(now?.batches ?? 0, "batch", "batches")} in all`],
     ["streams", whole(streams.length), `${engine.busy} of ${count(engine.workers, "worker")} busy, ${engine.queued} queued`],
-    ["padding efficiency", cells ? percent(grew("tokens") / cells) : "–", "tokens that are not padding, ten minutes"],
+    ["padding efficiency", cells ? percent(grew("tokens") / cells) : "–", "real tokens, last ten minutes"],
   ];
   return facts.map(([name, value, more]) =>
     element("div", { class: "tile" }, element("dt", {}, name), element("dd", {}, value), element("dd", { class: "muted" }, more)),

@@ -1,0 +1,126 @@
+"""A chunked body read straight into the caller's memory: one system call for what `http.client` needs a dozen for.
+
+A large read waits in the kernel until it is whole (`MSG_WAITALL`), so the thread asks for the interpreter's lock once a
+payload and not once a packet: a trainer that holds it does not starve the stream.
+"""
+
+from __future__ import annotations
+
+import http.client
+import os
+import socket
+import ssl
+import struct
+from typing import Protocol
+
+_BUFFER_BYTES = 1 << 16
+"""Read ahead where little is asked for. A larger request goes past the buffer."""
+
+_MAX_LINE_BYTES = 4096
+
+
+class Body(Protocol):
+    """What an answer's body is read by."""
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        """Fill the beginning of `buffer`; 0 at the end."""
+        ...
+
+
+def fast_body(response: http.client.HTTPResponse, sock: socket.socket, read_s: float) -> Body:
+    """The response's body: read from `sock` directly where that is possible, else by the response itself.
+
+    From here on nobody else may read the response. `read_s` is how long one byte may be waited for.
+    """
+    if os.name != "posix" or isinstance(sock, ssl.SSLSocket) or not response.chunked or response.fp is None:
+        return response
+    sock.settimeout(None)  # with a timeout of its own Python would make the socket non-blocking, and MSG_WAITALL idle
+    seconds = int(read_s)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", seconds, int((read_s - seconds) * 1e6)))
+    return ChunkedBody(response, sock)
+
+
+class ChunkedBody:
+    """The chunks (RFC 9112, 7.1) of an answer whose head has been read by `response`."""
+
+    def __init__(self, response: http.client.HTTPResponse, sock: socket.socket) -> None:
+        self._response, self._sock = response, sock
+        self._memory = memoryview(bytearray(_BUFFER_BYTES))
+        self._ahead = self._memory[:0]
+        self._left = 0
+        self._first, self._ended, self._begun = True, False, False
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        """Fill the beginning of `buffer`, as far as the chunk goes; 0 at the end.
+
+        Raises:
+            IncompleteRead: the connection closed inside the body.
+            HTTPException: these are no chunks.
+            OSError: the connection broke, or was silent for too long (TimeoutError).
+        """
+        while not self._left and not self._ended:
+            self._begin_chunk()
+        if self._ended:
+            return 0
+        got = self._take(buffer[: self._left])
+        self._left -= got
+        return got
+
+    def _begin_chunk(self) -> None:
+        if self._begun and self._line():
+            raise http.client.HTTPException("expected a line's end behind a chunk")
+        self._begun = True
+        size = self._line().split(b";", 1)[0].strip()
+        try:
+            self._left = int(size, 16)
+        except ValueError:
+            raise http.client.HTTPException(f"expected the size of a chunk, got {size[:20]!r}") from None
+        if self._left < 0:
+            raise http.client.HTTPException(f"expected the size of a chunk, got {size[:20]!r}")
+        if not self._left:
+            while self._line():
+                pass
+            self._ended = True
+
+    def _line(self) -> bytes:
+        """The next line without its end."""
+        line = bytearray()
+        while not line.endswith(b"\n"):
+            if not self._ahead.nbytes:
+                self._fill()
+            end = bytes(self._ahead[:_MAX_LINE_BYTES]).find(b"\n") + 1 or self._ahead.nbytes
+            line += self._ahead[:end]
+            self._ahead = self._ahead[end:]
+            if len(line) > _MAX_LINE_BYTES:
+                raise http.client.LineTooLong("chunk size")
+        return bytes(line).rstrip(b"\r\n")
+
+    def _take(self, target: memoryview) -> int:
+        if not self._ahead.nbytes:
+            if target.nbytes >= _BUFFER_BYTES and not self._first:
+                return self._receive(target, socket.MSG_WAITALL)
+            self._fill()
+        part = self._ahead[: target.nbytes]
+        target[: part.nbytes] = part
+        self._ahead = self._ahead[part.nbytes :]
+        return part.nbytes
+
+    def _fill(self) -> None:
+        """Read ahead; at first what the response has read ahead beyond its head."""
+        if self._first:
+            self._first = False
+            ready: bytes = self._response.fp.peek()
+            if not ready:
+                raise http.client.IncompleteRead(b"")
+            self._ahead = memoryview(ready)
+            return
+        self._ahead = self._memory[: self._receive(self._memory, 0)]
+
+    def _receive(self, target: memoryview, flags: int) -> int:
+        try:
+            got = self._sock.recv_into(target, target.nbytes, flags)
+        except BlockingIOError:
+            raise TimeoutError from None
+        if not got:
+            raise http.client.IncompleteRead(b"")
+        return got

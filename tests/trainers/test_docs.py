@@ -1,0 +1,54 @@
+"""docs/trainers.md shows what runs. The libraries that take long to import run theirs in tests/trainers/family.py."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from owl_client import OwlStreamDataset
+from tests.support.datasets import small_dataset
+from tests.support.server import ServerProcess
+from tests.trainers.snippets import run, snippets
+
+IN_THE_FAMILY = {"Hugging Face Trainer", "Accelerate"}
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A small dataset, served."""
+    config = small_dataset(tmp_path_factory.mktemp("docs"), samples=16, server={"workers": 0})
+    with ServerProcess(config) as server:
+        yield server.url
+
+
+def test_every_section_with_code_is_run_somewhere() -> None:
+    """A section that is added here must be run below or in the family."""
+    here = {"A plain loop", "DataLoader", "StatefulDataLoader", "DDP", "At another world size"}
+    assert {title for title, blocks in snippets().items() if blocks} == here | IN_THE_FAMILY
+
+
+def test_the_plain_loop_trains_and_resumes(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run to its end it leaves a checkpoint of that end; a second run takes it up and has nothing left to do."""
+    monkeypatch.chdir(tmp_path)
+    first = run("A plain loop", url)
+    assert (first.batch.meta.epoch, first.dataset.state_dict()["epoch"]) == (1, 2)
+    again = run("A plain loop", url)
+    assert "batch" not in vars(again)
+    for name, value in again.model.state_dict().items():
+        assert torch.equal(value, first.model.state_dict()[name])
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
+@pytest.mark.filterwarnings("ignore:'set_vital' is deprecated:UserWarning")
+def test_loaders_give_states_that_resume(url: str) -> None:
+    """Through DataLoader, then torchdata's, then at another world size."""
+    loaded = run("DataLoader", url, {"dataset": OwlStreamDataset(url, micro_batch_size=2)})
+    assert loaded.state["epoch"] == 1
+    stateful = run("StatefulDataLoader", url, {"dataset": OwlStreamDataset(url, micro_batch_size=2)})
+    whole = len(stateful.dataset)
+    assert len(list(stateful.loader)) == whole - 1
+    elastic = run("At another world size", url, {"state": loaded.state})
+    assert next(iter(elastic.dataset)).meta.epoch == 1
