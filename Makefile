@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check bench serve format clean
+.PHONY: demo test check bench soak serve format clean
 
 demo: $(VENV)/.demo
 	$(BIN)/owl-stream demo
@@ -23,6 +23,13 @@ REAL := $(wildcard ../shared/data/real/*.tar)
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.padding $(if $(REAL),--shards $(REAL) --tokenizer ../shared/data/qwen2-tokenizer.json)
+
+# Random faults on real processes for so long: make soak SECONDS=3600 SEED=7
+SECONDS ?= 60
+SEED ?= 0
+
+soak: $(VENV)/.dev
+	$(BIN)/python -m tests.faults.soak --seconds $(SECONDS) --seed $(SEED)
 
 serve: $(VENV)/.demo
 	$(BIN)/owl-stream serve $(ARGS)

@@ -24,7 +24,7 @@ from owl_client.position import Position
 from owl_client.receiver import Receiver
 from owl_client.session import Session, Settings, identity
 from owl_client.source import Ready
-from owl_client.state import Part, State, start_cursor
+from owl_client.state import MOST_COUNT, Part, State, start_cursor
 from owl_client.stats import ClientStats
 from owl_client.transport import Description, Share, Transport
 from owl_client.work import Work
@@ -219,7 +219,7 @@ class OwlStreamDataset(IterableDataset[Batch]):
         Raises:
             RequestError: not a whole number from 0.
         """
-        if not isinstance(epoch, int) or epoch < 0:
+        if not isinstance(epoch, int) or not 0 <= epoch <= MOST_COUNT:
             raise RequestError(f"set_epoch: expected a whole number from 0, got {epoch!r}")
         at = self._position.cursor.epoch
         if self._resumed and epoch <= at:

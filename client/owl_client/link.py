@@ -14,8 +14,8 @@ from owl_client.transport import Interrupt, StreamRequest, Transport
 from owl_stream.errors import FrameError, OwlStreamError, PeerGoneError, ProtocolVersionError, StateMismatchError
 from owl_stream.wire import BatchHeader, End, ErrorInfo, Frame, FrameParser, Header, Hello, Limits, Stats
 
-READ_BYTES = 1 << 20
-"""At most so much is read before it is digested: a megabyte is still in the cache then."""
+READ_BYTES = 8 << 20
+"""At most so much is read before it is digested. Every read takes the interpreter's lock from the trainer twice."""
 
 
 class Link:

@@ -12,6 +12,9 @@ from owl_stream.wire import Cursor
 
 STATE_VERSION = 1
 
+MOST_COUNT = (1 << 63) - 1
+"""Of any number in a state, and of epochs: cursors are kept in cells of 64 bits."""
+
 
 @dataclass(frozen=True)
 class Part:
@@ -139,6 +142,6 @@ def _text(raw: Mapping[Any, Any], key: str) -> str:
 
 def _count(raw: Mapping[Any, Any], key: str, least: int = 0) -> int:
     value = raw.get(key)
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= MOST_COUNT:
         raise RequestError(f"state: expected a whole number from {least} at {key!r}, got {value!r:.80}")
     return value

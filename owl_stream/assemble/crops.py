@@ -39,21 +39,9 @@ class Cutter:
         if grid is not None:
             rows, cols = grid
             resized = self._resize(pixels, cols * size, rows * size)
-            cells = resized.reshape(rows, size, cols, size, 4).transpose(0, 2, 1, 3, 4)
-            _write_planes(cells, out[:-1].reshape(rows, cols, 3, size, size))
-        _write_planes(self._resize(pixels, size, size), out[-1])
-
-
-def _write_planes(pixels: NDArray[np.uint8], planes: NDArray[np.uint8]) -> None:
-    """Pixels [..., h, w, 4] as planes [..., 3, h, w].
-
-    A pixel is read as one number whose low byte is cast off: compilers turn that into SIMD, a copy of every fourth byte
-    they do not.
-    """
-    numbers = pixels.view("<u4")[..., 0]
-    np.copyto(planes[..., 0, :, :], numbers, casting="unsafe")
-    np.right_shift(numbers, 8, out=planes[..., 1, :, :], casting="unsafe")
-    np.right_shift(numbers, 16, out=planes[..., 2, :, :], casting="unsafe")
+            cells = resized[..., :3].reshape(rows, size, cols, size, 3).transpose(0, 2, 4, 1, 3)
+            out[:-1].reshape(rows, cols, 3, size, size)[...] = cells
+        out[-1] = self._resize(pixels, size, size)[..., :3].transpose(2, 0, 1)
 
 
 def _pillow(pixels: Pixels, width: int, height: int) -> Pixels:
@@ -72,17 +60,25 @@ class SimdResizer:
         self._resizer = Resizer()
         self._options = ResizeOptions(resize_alg=ResizeAlg.convolution(FilterType.catmull_rom), use_alpha=False)
         self._scratch = np.empty(0, np.uint8)
+        self._targets: dict[tuple[int, int], tuple[Pixels, Image.Image]] = {}
 
     def __call__(self, pixels: Pixels, width: int, height: int) -> Pixels:
         """The pixels at another size, valid until the next call."""
+        resized, target = self._targets.get((width, height)) or self._target(width, height)
+        self._resizer.resize_pil(_mapped(pixels), target, self._options)
+        return resized
+
+    def _target(self, width: int, height: int) -> tuple[Pixels, Image.Image]:
+        """Where pixels of a size go: as an array and as an image. All sizes share memory; a recipe has few of them."""
         nbytes = width * height * 4
         if self._scratch.nbytes < nbytes:
             self._scratch = np.empty(nbytes, np.uint8)
+            self._targets.clear()
         resized = self._scratch[:nbytes].reshape(height, width, 4)
         target = _mapped(resized)
         target.readonly = 0  # else the resizer would write to a private copy
-        self._resizer.resize_pil(_mapped(pixels), target, self._options)
-        return resized
+        self._targets[width, height] = (resized, target)
+        return resized, target
 
 
 def _mapped(pixels: Pixels) -> Image.Image:

@@ -13,6 +13,7 @@ from typing import Any, overload
 import xxhash
 from tokenizers import Tokenizer as _Backend
 
+from owl_stream.assemble.words import WordTokenizer
 from owl_stream.errors import ConfigError, SampleError
 from owl_stream.layouts import Tokens
 
@@ -70,7 +71,7 @@ class ChatTokenizer:
             )
         self.pad_id: int = backend.encode(END_OF_TEXT, add_special_tokens=False).ids[0]
         self.end_of_text_id: int = self.pad_id
-        self._backend = backend
+        self._backend, self._words = backend, WordTokenizer.of(backend)
         self._cached: Callable[[str], Tokens] = lru_cache(maxsize=_CACHED_TEXTS)(self._encode)
 
     def encode(self, text: str) -> Tokens:
@@ -82,6 +83,8 @@ class ChatTokenizer:
         return self._cached(text) if len(text) <= _CACHED_CHARACTERS else self._encode(text)
 
     def _encode(self, text: str) -> Tokens:
+        if self._words is not None and (ids := self._words.encode(text)) is not None:
+            return Tokens(ids, _Offsets(self._backend, text))
         try:
             (encoding,) = self._backend.encode_batch_fast([text], add_special_tokens=False)
         except TypeError as exc:

@@ -46,7 +46,7 @@ def check(
     supervised tokens and crops per sample. Exit code 0: all is good. 1: something bad was found. 2: a wrong call.
     """
     from owl_stream.cli.lint import lint  # noqa: PLC0415 # see serve
-    from owl_stream.engine.processes import usable_cores  # noqa: PLC0415
+    from owl_stream.engine.cores import usable_cores  # noqa: PLC0415
 
     # A decoder that crashes is a finding, told below; the engine's own words about it would come between.
     logging.getLogger("owl_stream.engine").setLevel(logging.ERROR)

@@ -56,7 +56,7 @@ def open_indexed(
 ) -> Dataset:
     """Open a dataset, indexing what is not indexed yet, with a bar if that takes time. The caller closes it."""
     from owl_stream.assemble import open_dataset  # noqa: PLC0415 # see serve
-    from owl_stream.engine.processes import usable_cores  # noqa: PLC0415
+    from owl_stream.engine.cores import usable_cores  # noqa: PLC0415
 
     with Bar(f"indexing {name}") as bar:
         return open_dataset(

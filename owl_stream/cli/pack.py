@@ -65,7 +65,7 @@ def pack(
     stopped. Bad inputs (no such image, a name that leaves its directory, a malformed record) are counted and listed
     with their lines in NAME.bad.jsonl beside the shards; NAME.manifest.json lists the shards. Exit code 0 even so.
     """
-    from owl_stream.engine.processes import usable_cores  # noqa: PLC0415 # see serve
+    from owl_stream.engine.cores import usable_cores  # noqa: PLC0415 # see serve
     from owl_stream.pack import PackSettings  # noqa: PLC0415
     from owl_stream.pack import pack as run  # noqa: PLC0415
 

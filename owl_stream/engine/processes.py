@@ -21,6 +21,7 @@ from collections.abc import Sequence
 
 from owl_stream.assemble import Assembled, Dataset, Job, JobRow
 from owl_stream.engine.channel import Done, Open, Work, receive, send
+from owl_stream.engine.cores import usable_cores
 from owl_stream.engine.shared import Engine, EngineStatistics, Memory
 from owl_stream.engine.slabs import Slab, SlabPool
 from owl_stream.errors import OwlStreamError, ReadError, TemporaryError, WorkerError
@@ -39,11 +40,7 @@ CRASHES = {
 
 MAX_TRIES = 4
 KEEP_FREE_BYTES = 256 << 20
-
-
-def usable_cores() -> int:
-    """Cores that this process may really run on: its affinity mask."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+SHARE_BYTES = 128 << 20
 
 
 class WorkerDiedError(Exception):
@@ -74,6 +71,7 @@ class _Worker:
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
         self.sock.setblocking(False)
+        self._turn = asyncio.Lock()
         self._datasets: set[str] = set()
         self._slabs: set[int] = set()
         self._forget: set[int] = set()
@@ -90,10 +88,27 @@ class _Worker:
             WorkerDiedError: the process ended; it has been reaped, so the slab is nobody's.
             OwlStreamError: what the assembler raised.
         """
+        async with self._turn:
+            return await self._assemble(dataset, job, slab)
+
+    async def open(self, dataset: Dataset) -> None:
+        """Have the assembler of a dataset at hand.
+
+        Raises:
+            EOFError, ConnectionError: the process has ended.
+            OwlStreamError: what making the assembler raised.
+        """
+        async with self._turn:
+            await self._open(dataset)
+
+    async def _open(self, dataset: Dataset) -> None:
+        if dataset.fingerprint not in self._datasets:
+            await self._ask(Open(dataset.fingerprint, pickle.dumps(dataset.assembler_factory)))
+            self._datasets.add(dataset.fingerprint)
+
+    async def _assemble(self, dataset: Dataset, job: Job, slab: Slab) -> Assembled:
         try:
-            if dataset.fingerprint not in self._datasets:
-                await self._ask(Open(dataset.fingerprint, pickle.dumps(dataset.assembler_factory)))
-                self._datasets.add(dataset.fingerprint)
+            await self._open(dataset)
             fd = None if slab.number in self._slabs else slab.fd
             forget, self._forget = tuple(self._forget), set()
             self._slabs -= set(forget)
@@ -150,8 +165,15 @@ class ProcessEngine(Engine):
     retryable error. `sample_cpu_s` is CPU time: a decoder that takes longer is killed by the kernel, and blamed.
     """
 
-    def __init__(self, workers: int | None = None, *, job_timeout_s: float = 120.0, sample_cpu_s: int = 10) -> None:
-        super().__init__()
+    def __init__(
+        self,
+        workers: int | None = None,
+        *,
+        job_timeout_s: float = 120.0,
+        sample_cpu_s: int = 10,
+        share_bytes: int = SHARE_BYTES,
+    ) -> None:
+        super().__init__(share_bytes)
         self._workers = workers or usable_cores()
         self._job_timeout_s, self._sample_cpu_s = job_timeout_s, sample_cpu_s
         self._slabs = SlabPool(KEEP_FREE_BYTES, self._dropped)
@@ -169,6 +191,15 @@ class ProcessEngine(Engine):
                 with contextlib.suppress(OSError):  # its runner tries again, and says what is wrong
                     self._processes[place] = _Worker(self._sample_cpu_s)
                 self._runners.append(asyncio.create_task(self._run(place), name=f"worker-{place}"))
+
+    async def prepare(self, dataset: Dataset) -> None:
+        """See `Engine.prepare`: every worker loads the tokenizer now, which takes it half a second."""
+        await self.start()
+        workers = [worker for worker in self._processes if worker is not None]
+        outcomes = await asyncio.gather(*(worker.open(dataset) for worker in workers), return_exceptions=True)
+        for outcome in outcomes:
+            if isinstance(outcome, Exception):  # whoever asks for a frame will hear of it
+                log.info("a worker could not be prepared: %r", outcome)
 
     @property
     def processes(self) -> Sequence[int]:
@@ -209,7 +240,7 @@ class ProcessEngine(Engine):
         await self.start()
         for tries in range(1, MAX_TRIES + 1):
             job = dataclasses.replace(job, condemned=self._condemned_in(job))
-            slab = self._slabs.take(dataset.capacity(job))
+            slab = self._slab(dataset.capacity(job))
             try:
                 assembled = await self._errand(dataset, job, slab)
             except WorkerDiedError as death:
@@ -226,6 +257,14 @@ class ProcessEngine(Engine):
             f"{job}: {MAX_TRIES} workers died one after the other while assembling it, not because of one sample; "
             f"look for the kernel's memory killer, then ask again"
         )
+
+    def _slab(self, frame_bytes: int) -> Slab:
+        """A slab; where there is no memory for it, frames kept for sharing go first."""
+        try:
+            return self._slabs.take(frame_bytes)
+        except (OSError, MemoryError):
+            self._recent.clear()
+            return self._slabs.take(frame_bytes)
 
     async def _errand(self, dataset: Dataset, job: Job, slab: Slab) -> Assembled:
         errand = _Errand(dataset, job, slab, asyncio.get_running_loop().create_future())

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import NamedTuple
 
 from owl_stream.assemble import Assembled, Dataset, Job
+from owl_stream.engine.recent import RecentFrames
 from owl_stream.errors import OwlStreamError, TemporaryError, WorkerError
 
 
@@ -45,6 +46,7 @@ class EngineStatistics:
     seconds: dict[str, float]
     report: dict[str, int]
     failed: dict[str, int] = field(default_factory=dict)
+    kept_bytes: int = 0
 
 
 @dataclass
@@ -55,12 +57,17 @@ class Memory:
     assembled: Assembled
     release: Callable[[], None]
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the frame."""
+        return self.view.nbytes
+
 
 @dataclass
 class _Assembly:
     """A frame that is being made or is in use, by `users` leases and waiters."""
 
-    task: asyncio.Task[Memory]
+    task: asyncio.Future[Memory]
     users: int = 0
 
 
@@ -106,12 +113,14 @@ class _Sums:
 class Engine(ABC):
     """Makes frames. Everything runs on the event loop that first uses it.
 
-    Equal coordinates that overlap in time share one assembly. A waiter that is cancelled disturbs neither the assembly
-    nor the other waiters. Failures are not kept: the next one who asks begins anew.
+    Equal coordinates that overlap in time share one assembly, and so do those that come a little later: the latest
+    frames that nobody holds any more are kept, up to `share_bytes`. A waiter that is cancelled disturbs neither the
+    assembly nor the other waiters. Failures are not kept: the next one who asks begins anew.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, share_bytes: int = 0) -> None:
         self._assemblies: dict[tuple[str, Coordinate], _Assembly] = {}
+        self._recent: RecentFrames[tuple[str, Coordinate], Memory] = RecentFrames(share_bytes)
         self._sums = _Sums()
         self.on_assembled: Callable[[float], None] = lambda seconds: None
         """Hears the wall time of every assembly, from asking to having."""
@@ -119,6 +128,9 @@ class Engine(ABC):
 
     async def start(self) -> None:  # noqa: B027 # an engine without workers has nothing to prepare
         """Begin to prepare workers; frames may be asked for at once."""
+
+    async def prepare(self, dataset: Dataset) -> None:  # noqa: B027 # an engine without workers has nothing to load
+        """Load what the dataset's frames need, so that the first one does not wait for it. Never fails."""
 
     async def frame(self, dataset: Dataset, at: Coordinate) -> FrameLease:
         """Assemble a micro-batch, or join those who wait for it.
@@ -132,7 +144,11 @@ class Engine(ABC):
             raise TemporaryError("the engine is closing: ask again, or ask another server")
         key = (dataset.fingerprint, at)
         assembly = self._assemblies.get(key)
-        if assembly is None:
+        if assembly is None and (kept := self._recent.take(key)) is not None:
+            assembly = self._assemblies[key] = _Assembly(asyncio.get_running_loop().create_future())
+            assembly.task.set_result(kept)
+            self._sums.shared += 1
+        elif assembly is None:
             assembly = self._assemblies[key] = _Assembly(asyncio.create_task(self._make(dataset, at)))
             assembly.task.add_done_callback(lambda task: self._settle(key, task))
         else:
@@ -161,6 +177,7 @@ class Engine(ABC):
             seconds=dict(self._sums.seconds),
             report=dict(self._sums.report),
             failed=dict(self._sums.failed),
+            kept_bytes=self._recent.nbytes,
         )
 
     async def aclose(self) -> None:
@@ -169,6 +186,7 @@ class Engine(ABC):
         for assembly in self._assemblies.values():
             assembly.task.cancel()
         await asyncio.gather(*(a.task for a in self._assemblies.values()), return_exceptions=True)
+        self._recent.clear()
 
     async def _make(self, dataset: Dataset, at: Coordinate) -> Memory:
         began = time.monotonic()
@@ -192,7 +210,7 @@ class Engine(ABC):
     async def _assemble(self, dataset: Dataset, job: Job) -> Memory:
         """Make one frame in memory of its own."""
 
-    def _settle(self, key: tuple[str, Coordinate], task: asyncio.Task[Memory]) -> None:
+    def _settle(self, key: tuple[str, Coordinate], task: asyncio.Future[Memory]) -> None:
         failed = task.cancelled() or task.exception() is not None
         assembly = self._assemblies[key]
         if failed:
@@ -207,4 +225,7 @@ class Engine(ABC):
 
     def _forget(self, key: tuple[str, Coordinate], assembly: _Assembly) -> None:
         del self._assemblies[key]
-        assembly.task.result().release()
+        if self._closed:
+            assembly.task.result().release()
+        else:
+            self._recent.keep(key, assembly.task.result())

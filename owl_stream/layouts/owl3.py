@@ -120,11 +120,14 @@ def _truncated(chat: ChatTokens, prompts: Sequence[Prompt], recipe: Recipe) -> E
     tokens = len(chat.input_ids)
     if tokens > recipe.max_length and recipe.on_too_long == "skip":
         raise SampleError("too_long", f"expected at most {recipe.max_length} tokens (`max_length`), got {tokens}")
-    cut, kept = (tokens, len(prompts)) if tokens <= recipe.max_length else cut_position(chat.groups, recipe.max_length)
+    if tokens <= recipe.max_length:
+        views = tuple(view for prompt in prompts for view in prompt.views)
+        return EncodedRow(chat.input_ids, chat.labels, chat.crop_starts, views)
+    cut, kept = cut_position(chat.groups, recipe.max_length)
     return EncodedRow(
         chat.input_ids[:cut],
         chat.labels[:cut],
         chat.crop_starts[chat.crop_starts < cut],
         tuple(view for prompt in prompts[:kept] for view in prompt.views),
-        truncated=cut < tokens,
+        truncated=True,
     )

@@ -60,6 +60,8 @@ def deal(costs: Costs, global_batch_size: int, world_size: int, micro_batch_size
     lengths = np.concatenate([costs.text_tokens, np.repeat(costs.text_tokens[:1], repeats), np.ones(fillers, np.int64)])
     crops = np.concatenate([costs.crops, np.repeat(costs.crops[:1], repeats), np.zeros(fillers, np.int64)])
     hand = Hand(lengths, crops, len(lengths) - fillers, world_size, weights)
+    if batches == 1:
+        return _dealt(hand, np.arange(len(lengths))[None], good)  # there is nothing to choose
     shares = _shares(good + repeats, batches, micro_batch_size)
     balanced, tight = _layered(hand, shares, micro_batch_size), _consecutive(hand, shares, micro_batch_size)
     return _dealt(hand, search(hand, balanced, tight), good)

@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from owl_stream import __version__
 from owl_stream.config import Config
 from owl_stream.engine import Engine, InlineEngine, ProcessEngine
-from owl_stream.engine.processes import usable_cores
+from owl_stream.engine.cores import usable_cores
 from owl_stream.errors import OwlStreamError
 from owl_stream.server import health, login, pages, refusals, routes
 from owl_stream.server.access import read_tokens
@@ -71,7 +71,10 @@ def _make_engine(config: Config) -> Engine:
     if config.server.workers == 0:
         return InlineEngine()
     return ProcessEngine(
-        config.server.workers, job_timeout_s=config.server.job_timeout_s, sample_cpu_s=config.server.sample_cpu_s
+        config.server.workers,
+        job_timeout_s=config.server.job_timeout_s,
+        sample_cpu_s=config.server.sample_cpu_s,
+        share_bytes=config.server.share_bytes,
     )
 
 
@@ -98,6 +101,8 @@ async def _open(state: ServerState, on_failure: Callable[[OwlStreamError], None]
         await asyncio.to_thread(state.catalogue.open_all)
         # Workers start when there is work for them: an index that cannot be built needs none.
         await state.engine.start()
+        for dataset in state.catalogue.datasets():
+            await state.engine.prepare(dataset)
     except OwlStreamError as exc:
         if not state.catalogue.stopped:
             on_failure(exc)

@@ -329,7 +329,7 @@ def test_set_epoch_never_goes_back_behind_a_resume(caplog: pytest.LogCaptureFixt
     assert "it would repeat epochs" in caplog.text
 
 
-@pytest.mark.parametrize("epoch", [-1, 1.5, "1"])
+@pytest.mark.parametrize("epoch", [-1, 1.5, "1", 1 << 64])
 def test_set_epoch_refuses_what_is_no_epoch(epoch: Any) -> None:
     """A wrong epoch is a usage error."""
     with pytest.raises(RequestError, match="whole number from 0"):

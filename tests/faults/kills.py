@@ -59,10 +59,10 @@ def undisturbed(url: str, epochs: int) -> list[str]:
 
 
 class Killer:
-    """Kills what the trainer depends on, and the trainer."""
+    """Kills what trainers depend on, and trainers. Of two servers one always serves."""
 
-    def __init__(self, servers: Sequence[WarmServer], trainer: Trainer, chance: random.Random) -> None:
-        self._servers, self._trainer, self._chance = list(servers), trainer, chance
+    def __init__(self, servers: Sequence[WarmServer], trainers: Sequence[Trainer], chance: random.Random) -> None:
+        self._servers, self._trainers, self._chance = list(servers), list(trainers), chance
         self._starting: Future[WarmServer] | None = None
         self._pool = ThreadPoolExecutor(1)
 
@@ -90,8 +90,9 @@ class Killer:
         self._kill_worker()
 
     def _kill_trainer(self) -> None:
-        self._trainer.kill()
-        self._trainer.start()
+        trainer = self._chance.choice(self._trainers)
+        trainer.kill()
+        trainer.start()
 
     def _await_start(self) -> None:
         if self._starting is not None:
@@ -117,7 +118,7 @@ def run(
         servers = [stack.enter_context(WarmServer(config)) for _ in range(2)]
         trainer = Trainer([server.url for server in servers], directory / "trainer", {"prefetch": 1})
         stack.callback(trainer.kill)
-        killer = Killer(servers, trainer, chance)
+        killer = Killer(servers, [trainer], chance)
         stack.callback(killer.close)
         trainer.start()
         for number in range(count):

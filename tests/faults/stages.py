@@ -204,13 +204,14 @@ class ProcessStage:
     def cut(self, chance: random.Random) -> None:
         """See `Stage`."""
         for proxy in self._proxies:
+            proxy.befall(Cut(chance.randrange(20_000)))
             proxy.drop()
-            proxy.befall(Cut(chance.randrange(60_000)))
 
     def corrupt(self, chance: random.Random) -> None:
         """See `Stage`."""
         for proxy in self._proxies:
-            proxy.befall(random_harm(chance, 60_000))
+            proxy.befall(random_harm(chance, 20_000))
+            proxy.drop()
 
     def heal(self) -> None:
         """See `Stage`."""

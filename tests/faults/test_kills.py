@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +11,10 @@ import pytest
 import torch
 
 from owl_client import OwlStreamDataset
+from tests.faults.comparison import Differences, compare
+from tests.faults.kills import run
+from tests.faults.trainer import Trainer
+from tests.faults.warm import children
 from tests.support.datasets import small_dataset
 from tests.support.hashes import batch_line
 from tests.support.server import ServerProcess
@@ -46,11 +48,10 @@ def read(url: str) -> list[str]:
     return [batch_line(batch) for _ in range(EPOCHS) for batch in dataset]
 
 
-def children(server: ServerProcess) -> list[int]:
+def workers(server: ServerProcess) -> list[int]:
     """Process ids of the server's workers."""
     assert server.process is not None
-    pid = server.process.pid
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return children(server.process.pid)
 
 
 def test_two_undisturbed_runs_are_equal(server: ServerProcess, undisturbed: list[str]) -> None:
@@ -85,7 +86,7 @@ def test_fault_22_ten_kills_in_a_row_lose_nothing(server: ServerProcess, undistu
             if len(lines) % 2 == 0 and kills < 10:
                 kills += 1
                 if kills % 3:
-                    os.kill(children(server)[kills % len(children(server))], signal.SIGKILL)
+                    os.kill(workers(server)[kills % len(workers(server))], signal.SIGKILL)
                 else:
                     server.kill()
                     server.start()
@@ -103,7 +104,7 @@ def test_fault_4_workers_killed_in_the_middle_of_batches_lose_nothing(
         for batch in dataset:
             lines.append(batch_line(batch))
             if len(lines) % 3 == 0:
-                for pid in children(server):
+                for pid in workers(server):
                     os.kill(pid, signal.SIGKILL)
     assert lines == undisturbed
     assert dataset.stats().rows.get("masked", 0) == 0
@@ -113,15 +114,30 @@ def test_fault_3_and_16_a_killed_trainer_goes_on_at_its_checkpoint(
     server: ServerProcess, undisturbed: list[str], tmp_path: Path
 ) -> None:
     """SIGKILL of the trainer at many places, started again each time: its log is that of an undisturbed run."""
-    command = [sys.executable, "-m", "tests.faults.trainer", server.url, str(tmp_path), str(EPOCHS)]
+    trainer = Trainer([server.url], tmp_path / "trainer", {"prefetch": 1})
     for batches in (1, 4, 3, 5):
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as trainer:
-            assert trainer.stdout is not None
-            for _ in range(batches):
-                assert trainer.stdout.readline()
-            trainer.kill()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    assert (tmp_path / "log").read_text().splitlines() == undisturbed
+        trainer.start()
+        trainer.advance(batches)
+        trainer.kill()
+    assert trainer.finish(EPOCHS) == undisturbed
+
+
+def test_faults_1_3_and_4_fifty_one_kills_in_turn(tmp_path: Path) -> None:
+    """Faults 1, 3, 4, 16 and 22: what `python -m tests.faults.kills` does a thousand times, done 51 times."""
+    report = run(tmp_path, count=51, seed=1)
+    assert report.kills == {"server": 17, "worker": 17, "trainer": 17}
+    assert report.differences == Differences(0, 0, 0, 0)
+
+
+def test_the_comparison_counts_each_kind() -> None:
+    """A lost, a doubled, a moved and a changed batch are each seen."""
+    lines = [f"0 {step} 0 {step:x}" for step in range(6)]
+    assert compare(lines, lines).none
+    assert compare(lines, lines[:2] + lines[3:]) == Differences(1, 0, 0, 0)
+    assert compare(lines, [*lines, lines[0]]) == Differences(0, 1, 1, 0)
+    assert compare(lines, [lines[1], lines[0], *lines[2:]]) == Differences(0, 0, 1, 0)
+    assert compare(lines, [*lines[:5], "0 5 0 ff"]) == Differences(0, 0, 0, 1)
+    assert compare(lines, [*lines, "1 0 0 0"]) == Differences(0, 0, 0, 1)
 
 
 def test_fault_15_the_second_url_takes_over(config: Path, undisturbed: list[str]) -> None:

@@ -55,7 +55,7 @@ def test_any_run_on_real_processes_is_the_plan(stage: ProcessStage) -> None:
 
     run_state_machine_as_test(ProcessRun, settings=settings(max_examples=5, stateful_step_count=25, **QUIET))
     assert min(stage.kills["server"], stage.kills["worker"]) > 0
-    assert len(stage.struck) > 2
+    assert stage.struck.total() > 3
 
 
 class CommitsOnPrefetch(OwlStreamDataset):

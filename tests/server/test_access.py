@@ -13,7 +13,7 @@ import pytest
 
 from owl_stream.config import load_config
 from owl_stream.errors import ConfigError
-from owl_stream.server.access import Tokens, read_tokens
+from owl_stream.server.access import Tokens, check_exposure, read_tokens
 from owl_stream.server.sessions import LIFETIME_S, begin_session, open_session
 from tests.support.datasets import small_dataset, write_config
 from tests.support.http import connect, get, read_to_end
@@ -193,16 +193,25 @@ def serve(config: Path, *arguments: str, **environment: str) -> subprocess.Compl
 def test_listening_for_a_network_needs_tokens_or_a_word(tmp_path: Path) -> None:
     """Beyond loopback the server refuses to start without tokens, unless somebody says that it is meant."""
     config = small_dataset(tmp_path, server={"workers": 0})
-    for host in ("0.0.0.0", "::"):
-        refused = serve(config, "--host", host)
-        assert refused.returncode == 2
-        assert "without tokens" in refused.stderr
-        assert "--allow-anonymous" in refused.stderr
+    refused = serve(config, "--host", "0.0.0.0")
+    assert refused.returncode == 2
+    assert "without tokens" in refused.stderr
+    assert "--allow-anonymous" in refused.stderr
     with ServerProcess(config, arguments=("--host", "0.0.0.0", "--allow-anonymous")) as server:
         assert get(server.url + "/v1/datasets").status == 200
     environment = {"OWL_SERVER__ACCESS__TOKENS__ALICE": ALICE}
     with ServerProcess(config, env=environment, arguments=("--host", "0.0.0.0")) as server:
         assert get(server.url + "/v1/datasets").status == 401
+
+
+def test_only_loopback_is_loopback(tmp_path: Path) -> None:
+    """What an address resolved to decides, not how it was written."""
+    config = load_config(write_config(tmp_path), {})
+    for address in ("127.0.0.1", "127.1.2.3", "::1"):
+        check_exposure("any", address, Tokens({}), config)
+    for address in ("0.0.0.0", "::", "10.0.0.1", "169.254.1.1", "fe80::1%eth0", "::ffff:10.0.0.1"):
+        with pytest.raises(ConfigError, match="without tokens"):
+            check_exposure("any", address, Tokens({}), config)
 
 
 BAD_FILES = {

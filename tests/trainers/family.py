@@ -2,7 +2,8 @@
 
 `python -m tests.trainers.family URL DIRECTORY` leaves in DIRECTORY, for each library, what two ranks were trained on
 until SIGKILL struck both (`NAME/killed`), what one process was that went on from their checkpoint (`NAME/resumed`), and
-what an undisturbed run was (`NAME/undisturbed`). Then it runs the two libraries' snippets of docs/trainers.md.
+what an undisturbed run was (`NAME/undisturbed`). Then it runs the two libraries' snippets of docs/trainers.md,
+and what the mixin must refuse.
 """
 
 from __future__ import annotations
@@ -72,6 +73,7 @@ def main(url: str, directory: Path) -> None:
         place.mkdir()
         pid = fork(lambda: _snippet(section, url, place))  # noqa: B023
         assert ended_by(pid) == 0, section
+    assert ended_by(fork(lambda: hugging_face.be_refused(url, directory / "refused"))) == 0
 
 
 def _snippet(section: str, url: str, directory: Path) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import warnings
 from pathlib import Path
 from typing import Any
 
+import pytest
 from transformers import Trainer, TrainingArguments
 
 from owl_client import OwlStreamDataset
-from owl_client.hf import OwlStreamMixin
+from owl_client.hf import STATE_KEY, OwlStreamMixin
+from owl_stream.errors import ConfigError, RequestError
 from tests.trainers.model import Log, Model
 
 EPOCHS, SAVE_STEPS = 3, 5
@@ -56,3 +59,25 @@ def train(url: str, checkpoints: Path, log: Log, *, workers: int = 0) -> None:
     trainer.rows = log
     trainer.train(resume_from_checkpoint=any(checkpoints.glob("checkpoint-*")))
     assert trainer.state.global_step == EPOCHS * dataset.steps_per_epoch
+
+
+def be_refused(url: str, directory: Path) -> None:
+    """Arguments and checkpoints under which rows would be skipped or repeated raise, and say what to do."""
+    dataset = OwlStreamDataset(url, micro_batch_size=2)
+    good = {"output_dir": str(directory), "use_cpu": True, "report_to": [], "disable_tqdm": True, "max_steps": 1}
+    good |= {"ignore_data_skip": True, "gradient_accumulation_steps": dataset.micros_per_step, "save_steps": 1}
+    for wrong, message in (
+        ({"ignore_data_skip": False}, "expected ignore_data_skip=True"),
+        ({"gradient_accumulation_steps": 3}, r"expected gradient_accumulation_steps=4,.* got 3"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            OwlTrainer(Model(), TrainingArguments(**{**good, **wrong}), train_dataset=dataset).train()
+    trainer = OwlTrainer(Model(), TrainingArguments(**good), train_dataset=dataset)
+    trainer.rows = Log(directory, None)
+    trainer.train()
+    written = directory / "checkpoint-1" / "trainer_state.json"
+    state = json.loads(written.read_text())
+    assert state["stateful_callbacks"].pop(STATE_KEY)["step"] == 1
+    written.write_text(json.dumps(state))
+    with pytest.raises(RequestError, match="step 1 holds no state of the data"):
+        trainer.train(resume_from_checkpoint=True)
