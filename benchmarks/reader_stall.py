@@ -2,11 +2,11 @@
 
     python -m benchmarks.reader_stall --stall-seconds 60
 
-Method: one server as a process of its own. A stream is read as fast as it goes, alone and while other readers are
-stopped: they have opened a stream, taken a few kilobytes and then take nothing, on connections that stay open. Time is
-cut into slices with and without stopped readers in turn, so that what else the machine does hits both alike; the ratio
-is of the medians. Then readers stop once for the whole time, and memory is compared with its peak before. Slab statistics come from /metrics, PSS from /proc/PID/smaps_rollup, summed over the server and
-its workers.
+Method: one server as a process of its own. A stream is read as fast as it goes. Other readers stop: they have opened a
+stream, taken a few kilobytes and then take nothing, on connections that stay open. Memory: the most seen while they are
+stopped, less the most seen before any was; slabs as /metrics counts them, and PSS from /proc/PID/smaps_rollup, summed
+over the server and its workers. Speed: slices with and without stopped readers in turn, so that what else the machine
+does hits both alike; the ratio is of the medians.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from tests.support.server import ServerProcess
 STREAM = "/v1/datasets/train/stream"
 PREFETCH_BYTES = 32 << 20
 LEAST_RATIO = 0.95
-WARM_UP_S, SETTLE_S, SLICE_S, SAMPLE_S = 5.0, 2.0, 4.0, 1.0
+WARM_UP_S, SETTLE_S, SLICE_S, SAMPLE_S = 8.0, 2.0, 4.0, 1.0
 
 
 @dataclass(frozen=True)
@@ -112,31 +112,30 @@ class Outcome:
 
 
 def measure(server: ServerProcess, stopped: int, stall_s: float, slices: int) -> Outcome:
-    """Alternate, then stop readers once for the whole of `stall_s` and look at the memory all the while."""
+    """Read alone, stop readers once for the whole of `stall_s` with an eye on the memory, then alternate for the speed."""
     alone: list[float] = []
     beside: list[float] = []
-    peaks: list[Memory] = []
     with closing(FastReader(server.url)) as reader:
         reader.rate(WARM_UP_S)
+        before = _watched(server, reader, WARM_UP_S)
+        with stopped_readers(server.url, stopped):
+            stalled = _watched(server, reader, stall_s)
         for _ in range(slices):
+            reader.rate(SETTLE_S)
             alone.append(reader.rate(SLICE_S))
-            peaks.append(memory(server))
             with stopped_readers(server.url, stopped):
                 reader.rate(SETTLE_S)  # what they had assembled ahead is work like any reader's, and not a stall
                 beside.append(reader.rate(SLICE_S))
-            reader.rate(SETTLE_S)
-        before = _peak(peaks)
-        peaks = []
-        with stopped_readers(server.url, stopped):
-            end = time.monotonic() + stall_s
-            while time.monotonic() < end:
-                reader.rate(SAMPLE_S)
-                peaks.append(memory(server))
-    return Outcome(before, _peak(peaks), alone, beside)
+    return Outcome(before, stalled, alone, beside)
 
 
-def _peak(memories: list[Memory]) -> Memory:
-    return Memory(max(each.slabs for each in memories), max(each.pss for each in memories))
+def _watched(server: ServerProcess, reader: FastReader, seconds: float) -> Memory:
+    """The most memory seen while the reader goes on for so long."""
+    seen, end = [memory(server)], time.monotonic() + seconds
+    while time.monotonic() < end:
+        reader.rate(SAMPLE_S)
+        seen.append(memory(server))
+    return Memory(max(each.slabs for each in seen), max(each.pss for each in seen))
 
 
 def main() -> int:
@@ -144,7 +143,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stall-seconds", type=float, default=60.0)
     parser.add_argument("--stopped", type=int, default=1, help="readers that stop")
-    parser.add_argument("--slices", type=int, default=8)
+    parser.add_argument("--slices", type=int, default=12)
     arguments = parser.parse_args()
     settings = {"prefetch_bytes": PREFETCH_BYTES, "idle_timeout_s": 600.0}
     with tempfile.TemporaryDirectory() as directory:

@@ -1,4 +1,4 @@
-"""How many cores this process may really use: what the machine has, what affinity leaves, what a container is allowed."""
+"""How many cores this process may really use: what affinity leaves of them, and what a container is allowed."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def usable_cores(cgroups: Path = CGROUPS, membership: Path = MEMBERSHIP) -> int:
 def cpu_limits(cgroups: Path, membership: Path) -> Iterator[float]:
     """Cores that control groups allow this process, one for each group above it that sets a limit.
 
-    Version 2 writes "quota period" in `cpu.max`, version 1 each in a file of its own. Where nothing can be read there is
-    no limit that we know of.
+    Version 2 writes "quota period" in `cpu.max`, version 1 each in a file of its own. Where nothing can be read there
+    is no limit that we know of.
     """
     try:
         lines = membership.read_text().splitlines()

@@ -40,7 +40,6 @@ CRASHES = {
 
 MAX_TRIES = 4
 KEEP_FREE_BYTES = 256 << 20
-SHARE_BYTES = 128 << 20
 
 
 class WorkerDiedError(Exception):
@@ -171,7 +170,7 @@ class ProcessEngine(Engine):
         *,
         job_timeout_s: float = 120.0,
         sample_cpu_s: int = 10,
-        share_bytes: int = SHARE_BYTES,
+        share_bytes: int = 0,
     ) -> None:
         super().__init__(share_bytes)
         self._workers = workers or usable_cores()

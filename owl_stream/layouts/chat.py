@@ -42,7 +42,7 @@ class ChatTokens:
 
 @dataclass(frozen=True)
 class UserTurn:
-    """A user's turn with media. `first`: position of its first token. `crop_starts`: positions of its crops' first ones.
+    """A user's turn with media. `first`: position of its first token; `crop_starts`: those of its crops' first ones.
 
     `chunks`: first character and the tokens' character ranges within the chunk. `spans`: characters of each prompt.
     """
