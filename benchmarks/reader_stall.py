@@ -112,7 +112,7 @@ class Outcome:
 
 
 def measure(server: ServerProcess, stopped: int, stall_s: float, slices: int) -> Outcome:
-    """Read alone, stop readers once for the whole of `stall_s` with an eye on the memory, then alternate for the speed."""
+    """Read alone, stop readers once for all of `stall_s` and watch the memory, then alternate for the speed."""
     alone: list[float] = []
     beside: list[float] = []
     with closing(FastReader(server.url)) as reader:
@@ -154,7 +154,8 @@ def main() -> int:
     grown = Memory(outcome.stalled.slabs - outcome.before.slabs, outcome.stalled.pss - outcome.before.pss)
     print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
     print(
-        f"{arguments.stopped} readers stopped for {arguments.stall_seconds:g} s; prefetch budget {_mib(budget)} together"
+        f"{arguments.stopped} readers stopped for {arguments.stall_seconds:g} s; "
+        f"prefetch budget {_mib(budget)} together"
     )
     print(f"slabs: {_mib(outcome.before.slabs)} -> {_mib(outcome.stalled.slabs)}, grown by {_mib(grown.slabs)}")
     print(f"PSS:   {_mib(outcome.before.pss)} -> {_mib(outcome.stalled.pss)}, grown by {_mib(grown.pss)}")

@@ -1,7 +1,7 @@
 """The loader that people write: webdataset, a torch DataLoader with two workers, one function from sample to row.
 
-With `kernels="usual"` pictures go through Pillow and leave as float32; with `"ours"` through our decoder and resizer and
-leave as uint8. The text of a row is the same work everywhere: our layout's encoder and the same tokenizer.
+With `kernels="usual"` pictures go through Pillow and leave as float32; with `"ours"` through our decoder and resizer
+and leave as uint8. The text of a row is the same work everywhere: our layout's encoder and the same tokenizer.
 """
 
 from __future__ import annotations
