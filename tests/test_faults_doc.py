@@ -12,12 +12,14 @@ ROWS = re.findall(r"^\| (\d+) \| .* \| (.*) \|$", (TESTS.parent / "docs" / "faul
 
 
 def mentioned(text: str) -> set[int]:
-    """Fault numbers that a test file names: `fault_44_...`, `fault_3_and_16_...`, "Faults 26 to 29"."""
+    """Fault numbers that a test file names: `fault_44_...`, `faults_5_to_12_and_24_to_29`, "Faults 26, 27 and 29"."""
     numbers: set[int] = set()
-    for first, link, second in re.findall(r"[Ff]aults?[ _](\d+)(?:(?:, |_| )(and|to)?[_ ]?(\d+))?", text):
-        numbers.add(int(first))
-        if link:
-            numbers |= set(range(int(first), int(second) + 1)) if link == "to" else {int(second)}
+    for run in re.findall(r"[Ff]aults?[ _](\d+(?:(?:[ _](?:and|to)[ _]|, )\d+)*)", text):
+        last = int(re.split(r"\D", run)[0])
+        numbers.add(last)
+        for link, number in re.findall(r"(and|to|,)[ _](\d+)", run):
+            numbers |= set(range(last, int(number) + 1)) if link == "to" else {int(number)}
+            last = int(number)
     return numbers
 
 
