@@ -25,11 +25,14 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
-from tests.support.datasets import small_dataset
+from tests.support.datasets import write_config
 from tests.support.http import get
 from tests.support.server import ServerProcess
+from tests.support.tars import chat, picture, write_shard
+from tests.support.tokenizer import small_tokenizer
 
 STREAM = "/v1/datasets/train/stream"
 PREFETCH_BYTES = 32 << 20
@@ -138,6 +141,15 @@ def _watched(server: ServerProcess, reader: FastReader, seconds: float) -> Memor
     return Memory(max(each.slabs for each in seen), max(each.pss for each in seen))
 
 
+def _dataset(directory: Path, server: dict[str, Any]) -> Path:
+    """Rows of one image each: frames of one size, so that the pool of slabs has one size too and is soon what it is."""
+    texts = [chat(("<|image|>What?", f"Owl {number}.")) for number in range(200)]
+    samples = [(f"{n:06}", {"json": text, "jpg": picture(120, 80, n)}) for n, text in enumerate(texts)]
+    write_shard(directory / "train-00000.tar", samples)
+    small_tokenizer(directory / "tokenizer.json")
+    return write_config(directory, image_size=378, cut="off", global_batch_size=8, server=server)
+
+
 def main() -> int:
     """Measure and print; fails where a promise is broken."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -147,16 +159,13 @@ def main() -> int:
     arguments = parser.parse_args()
     settings = {"prefetch_bytes": PREFETCH_BYTES, "idle_timeout_s": 600.0}
     with tempfile.TemporaryDirectory() as directory:
-        config = small_dataset(Path(directory), samples=200, image_size=378, server=settings)
+        config = _dataset(Path(directory), settings)
         with ServerProcess(config) as server:
             outcome = measure(server, arguments.stopped, arguments.stall_seconds, arguments.slices)
     budget = arguments.stopped * PREFETCH_BYTES
     grown = Memory(outcome.stalled.slabs - outcome.before.slabs, outcome.stalled.pss - outcome.before.pss)
     print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
-    print(
-        f"{arguments.stopped} readers stopped for {arguments.stall_seconds:g} s; "
-        f"prefetch budget {_mib(budget)} together"
-    )
+    print(f"{arguments.stopped} readers stopped for {arguments.stall_seconds:g} s; prefetch budget {_mib(budget)}")
     print(f"slabs: {_mib(outcome.before.slabs)} -> {_mib(outcome.stalled.slabs)}, grown by {_mib(grown.slabs)}")
     print(f"PSS:   {_mib(outcome.before.pss)} -> {_mib(outcome.stalled.pss)}, grown by {_mib(grown.pss)}")
     for name, rates in (("alone", outcome.alone), ("beside", outcome.beside)):
