@@ -21,8 +21,11 @@ check: $(VENV)/.dev
 # The real samples where they lie beside the checkout, else synthetic ones.
 REAL := $(wildcard ../shared/data/real/*.tar)
 
-bench: $(VENV)/.dev
+bench: $(VENV)/.bench
+	$(BIN)/python -m benchmarks.environments
 	$(BIN)/python -m benchmarks.padding $(if $(REAL),--shards $(REAL) --tokenizer ../shared/data/qwen2-tokenizer.json)
+	$(BIN)/python -m benchmarks --json .cache/bench.json $(ARGS) \
+		$(if $(REAL),--photographs $(REAL) --tokenizer ../shared/data/qwen2-tokenizer.json)
 
 # Random faults on real processes for so long: make soak SECONDS=3600 SEED=7
 SECONDS ?= 60
@@ -47,6 +50,10 @@ $(BIN)/python:
 $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) -e '.[demo]'
 	touch $@
+
+$(VENV)/.bench: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) -e '.[dev,bench]'
+	touch $@ $(VENV)/.dev $(VENV)/.demo
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) -e '.[dev]'

@@ -18,6 +18,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import torch
+
 from benchmarks.cpu import cpu_seconds, tree
 from benchmarks.workload import Workload
 
@@ -56,21 +58,31 @@ class Feed:
     remote: tuple[int, ...] = ()
 
 
+def counted(batches: Iterator[dict[str, torch.Tensor]]) -> Iterator[Read]:
+    """Batches of an in-process loader, as counts."""
+    for batch in batches:
+        yield Read(len(batch["input_ids"]), sum(tensor.nbytes for tensor in batch.values()))
+
+
 class Contender:
     """The parent's end: a context manager that ends the process."""
 
-    def __init__(self, name: str, workload: Workload, **options: Any) -> None:
-        self.name, self._workload, self._options = name, workload, options
+    def __init__(self, name: str, workload: Workload, python: str | Path = sys.executable, **options: Any) -> None:
+        self.name, self._workload, self._python, self._options = name, workload, python, options
 
     def __enter__(self) -> Contender:
         settings = {**asdict(self._workload), "options": self._options}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.contender", self.name, json.dumps(settings, default=str)],
+            [str(self._python), "-m", "benchmarks.contender", self.name, json.dumps(settings, default=str)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'client'}", "PYTHONWARNINGS": "ignore"},
+            env={
+                **os.environ,
+                "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'client'}",
+                "PYTHONWARNINGS": "ignore",
+            },
         )
         self._answer()
         return self

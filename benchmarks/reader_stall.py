@@ -35,7 +35,9 @@ from tests.support.tars import chat, picture, write_shard
 from tests.support.tokenizer import small_tokenizer
 
 STREAM = "/v1/datasets/train/stream"
-PREFETCH_BYTES = 32 << 20
+PREFETCH_BYTES = 96 << 20
+"""A server's default."""
+
 LEAST_RATIO = 0.95
 WARM_UP_S, SETTLE_S, SLICE_S, SAMPLE_S = 8.0, 2.0, 4.0, 1.0
 

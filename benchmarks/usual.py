@@ -63,7 +63,7 @@ class Recipe:
 
     def row(self, sample: Mapping[str, Any]) -> Row:
         """One webdataset-like sample, `jpg` and `json` as bytes."""
-        jpeg, record = bytes(sample["jpg"]), json.loads(sample["json"])
+        jpeg, record = bytes(sample["jpg"]), json.loads(bytes(sample["json"]))
         messages = [Message(m["role"], m["content"]) for m in record["messages"]]
         return self._ours(jpeg, messages) if self.kernels == "ours" else self._usual(jpeg, messages)
 

@@ -90,6 +90,13 @@ class TlsConfig(_Frozen):
         return self
 
 
+class CacheConfig(_Frozen):
+    """Crops on disk, for epochs, data sets and servers to share; relative to the configuration."""
+
+    dir: Path
+    max_bytes: int = Field(100 << 30, ge=1 << 20, description="least recently used crops go first")
+
+
 class ServerConfig(_Frozen):
     """Where the server listens, who may read, and what it may spend."""
 
@@ -103,6 +110,7 @@ class ServerConfig(_Frozen):
     max_streams_per_token: int | None = Field(None, ge=1, le=4096, description="None: only max_streams counts")
     max_connections: int = Field(4096, ge=4, le=1 << 20, description="past it the longest silent one makes room")
     prefetch_bytes: int = Field(96 << 20, ge=1, description="per stream, assembled ahead of the reader")
+    cache: CacheConfig | None = Field(None, description="None: every epoch decodes anew")
     share_bytes: int = Field(128 << 20, ge=0, description="finished frames kept for consumers a little behind others")
     max_frame_bytes: int = Field(256 << 20, ge=1 << 10, le=2**32 - 1, description="a u32 holds it on the wire")
     idle_timeout_s: float = Field(120.0, gt=0, description="a stream whose reader takes nothing this long is ended")
@@ -275,6 +283,8 @@ def _known_keys(location: list[str]) -> list[str]:
         model = AccessConfig
     elif location[:2] == ["server", "tls"] and len(location) > 2:
         model = TlsConfig
+    elif location[:2] == ["server", "cache"] and len(location) > 2:
+        model = CacheConfig
     elif location[0] == "server" and len(location) > 1:
         model = ServerConfig
     elif location[0] == "datasets" and len(location) > 2:

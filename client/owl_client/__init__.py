@@ -8,5 +8,6 @@ from owl_client.connection import Timeouts, Tls
 from owl_client.dataset import OwlStreamDataset
 from owl_client.failover import Backoff
 from owl_client.stats import ClientStats
+from owl_client.times import StepTimes
 
-__all__ = ["Backoff", "Batch", "BatchMeta", "ClientStats", "OwlStreamDataset", "Timeouts", "Tls"]
+__all__ = ["Backoff", "Batch", "BatchMeta", "ClientStats", "OwlStreamDataset", "StepTimes", "Timeouts", "Tls"]

@@ -65,8 +65,8 @@ class ReceiveMemory:
         capacity = _capacity(nbytes)
         # A slab up to twice as large will do: batches of one dataset differ in length, not in magnitude.
         fitting = [i for i, slab in enumerate(self._idle) if capacity <= slab.nbytes <= 2 * capacity]
-        if fitting:
-            return self._idle.pop(min(fitting, key=lambda i: self._idle[i].nbytes))
+        if fitting:  # the last one that came back may be in a cache still
+            return self._idle.pop(min(reversed(fitting), key=lambda i: self._idle[i].nbytes))
         return self._new(capacity)
 
     def _new(self, capacity: int) -> NDArray[np.uint8]:

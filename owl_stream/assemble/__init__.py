@@ -4,6 +4,7 @@ It never listens on a socket and never decides which samples make up a batch: a 
 """
 
 from owl_stream.assemble.assembler import STAGES, Assembled, Assembler, AssemblerFactory
+from owl_stream.assemble.cache import CacheSettings
 from owl_stream.assemble.dataset import Dataset, open_dataset
 from owl_stream.assemble.header import Header, probe
 from owl_stream.assemble.heaviest import Heaviest
@@ -17,6 +18,7 @@ __all__ = [
     "Assembled",
     "Assembler",
     "AssemblerFactory",
+    "CacheSettings",
     "ChatTokenizer",
     "Dataset",
     "Header",

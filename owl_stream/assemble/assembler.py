@@ -11,20 +11,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from owl_stream.assemble.batch import Batch, Row
+from owl_stream.assemble.cache import CacheSettings, CropCache, crops_key
 from owl_stream.assemble.crops import Cutter
-from owl_stream.assemble.encode import Encoder
+from owl_stream.assemble.encode import Encoder, Picture
 from owl_stream.assemble.files import ShardFiles
+from owl_stream.assemble.fingerprint import assembly_id
 from owl_stream.assemble.images import Decoder
 from owl_stream.assemble.job import Job, JobRow
 from owl_stream.assemble.limits import CpuBudget, Stopwatch
 from owl_stream.assemble.tokenizer import TokenizerFile
 from owl_stream.config import Recipe
 from owl_stream.errors import OwlStreamError, SampleError, WorkerError
-from owl_stream.layouts import OffsetReport, get_layout
+from owl_stream.layouts import OffsetReport, View, get_layout
 from owl_stream.shards import Quarantined, Shard, read_sample
 from owl_stream.wire import RowInfo, Status
 
-STAGES = ("read", "tokenise", "decode", "resize", "collate", "hash")
+STAGES = ("read", "tokenise", "decode", "resize", "collate", "hash", "cache")
 
 Progress = Callable[[int], None]
 """Told which row is worked at (behind the rows come the spares, see `Job.row_at`), and -1 when none is any more."""
@@ -45,6 +47,8 @@ class Assembled:
     tokens: int = 0
     padding: int = 0
     masked: tuple[Quarantined, ...] = ()
+    cache_hits: int = 0
+    cache_misses: int = 0
 
     @property
     def counts(self) -> dict[str, int]:
@@ -57,6 +61,8 @@ class Assembled:
             "query_rows": report.query_rows,
             "tokens": self.tokens,
             "padding": self.padding,
+            "cache_hits": self.cache_hits,
+            "cache_misses": self.cache_misses,
             **{f"rows_{status}": self.statuses.count(status) for status in get_args(Status)},
         }
 
@@ -68,17 +74,26 @@ class AssemblerFactory:
     recipe: Recipe
     tokenizer: TokenizerFile
     shards: tuple[Shard, ...]
+    cache: CacheSettings | None = None
 
     def __call__(self) -> Assembler:
         """A new assembler; parses the tokenizer, which takes half a second."""
-        return Assembler(self.recipe, self.tokenizer, self.shards)
+        return Assembler(self.recipe, self.tokenizer, self.shards, self.cache)
 
 
 class Assembler:
     """Makes the frames of one recipe and set of shards. Not for use by two threads at once."""
 
-    def __init__(self, recipe: Recipe, tokenizer: TokenizerFile, shards: Sequence[Shard]) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        tokenizer: TokenizerFile,
+        shards: Sequence[Shard],
+        cache: CacheSettings | None = None,
+    ) -> None:
         self._recipe, self._shards = recipe, shards
+        self._cache = None if cache is None else CropCache(cache)
+        self._assembly = assembly_id(recipe)
         built = tokenizer.build()
         self._pad_id = built.pad_id
         self._encoder = Encoder(recipe, built, indexed=True)
@@ -131,6 +146,8 @@ class _Assembly:
         self._clock = Stopwatch(*STAGES)
         self._bad: set[int] = set(job.condemned)
         self._masked: list[Quarantined] = []
+        cache = assembler._cache
+        self._cache_began = (cache.hits, cache.misses) if cache is not None else (0, 0)
 
     def run(self, buffer: memoryview) -> Assembled:
         of, job = self._of, self._job
@@ -156,7 +173,15 @@ class _Assembly:
             tokens=sum(lengths),
             padding=max(lengths) * len(lengths) - sum(lengths),
             masked=tuple(self._masked),
+            **self._cache_use(),
         )
+
+    def _cache_use(self) -> dict[str, int]:
+        cache = self._of._cache
+        if cache is None:
+            return {}
+        hits, misses = self._cache_began
+        return {"cache_hits": cache.hits - hits, "cache_misses": cache.misses - misses}
 
     def _encode(self, place: int, row: JobRow) -> Row:
         """Read a sample and make its row of text, whose sizes the index has promised."""
@@ -173,7 +198,14 @@ class _Assembly:
             got = (text.text_tokens, text.supervised_tokens, text.crops)
             if got != (row.text_tokens, row.supervised_tokens, row.crops):
                 raise _stale(shard, row, f"{row[4:]} text tokens, supervised tokens and crops, got {got}")
-        return Row(text, RowInfo(shard, encoded.sample.key, "ok"), encoded.pictures)
+        return Row(text, RowInfo(shard, encoded.sample.key, "ok"), encoded.pictures, self._key(span, encoded.pictures))
+
+    def _key(self, span: bytes, pictures: Sequence[tuple[View, Picture]]) -> bytes:
+        """What the cache calls the row's crops; nothing where there is no cache, or no crop."""
+        of = self._of
+        if of._cache is None or not pictures:
+            return b""
+        return crops_key(span, [view for view, _ in pictures], of._recipe.image_size, of._assembly)
 
     def _drawn(self, place: int, row: Row, batch: Batch) -> Row:
         """The row, its crops written; masked if they cannot be."""
@@ -202,6 +234,8 @@ class _Assembly:
         if sample.digest in self._job.condemned:
             reason = self._job.condemned[sample.digest]
             raise SampleError("decoder_died", reason, shard=shard, key=key, offset=sample.offset)
+        if out is not None and row.cache_key and self._cached(row.cache_key, out):
+            return
         first = 0
         for view, picture in row.pictures:
             assert out is not None, "pictures have crops"
@@ -214,6 +248,13 @@ class _Assembly:
             with self._clock.stage("resize"):
                 self._of._cutter.cut(pixels, view.grid, out[first : first + view.crops])
             first += view.crops
+        if out is not None and row.cache_key and self._of._cache is not None:
+            with self._clock.stage("cache"):
+                self._of._cache.write(row.cache_key, out)
+
+    def _cached(self, key: bytes, out: NDArray[np.uint8]) -> bool:
+        with self._clock.stage("cache"):
+            return self._of._cache is not None and self._of._cache.read(key, out)
 
     def _good_spare(self) -> tuple[Row, NDArray[np.uint8]] | None:
         """The first row of the global step that is good, with its crops; None where no row is."""

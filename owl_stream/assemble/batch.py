@@ -23,11 +23,12 @@ _MASKED = "; the row was masked"
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """A row of text, where it came from, and the pictures of its crops."""
+    """A row of text, where it came from, the pictures of its crops, and what a cache calls them."""
 
     encoded: EncodedRow
     info: RowInfo
     pictures: tuple[tuple[View, Picture], ...] = ()
+    cache_key: bytes = b""
 
     def masked(self, fault: str) -> Row:
         """The same row with nothing to learn from; `fault` names place, expected and got."""

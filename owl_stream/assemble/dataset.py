@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from owl_stream.assemble.assembler import Assembler, AssemblerFactory
+from owl_stream.assemble.cache import CacheSettings
 from owl_stream.assemble.fingerprint import assembly_id, components, cost_recipe_digest, fingerprint
 from owl_stream.assemble.heaviest import Heaviest, find_heaviest
 from owl_stream.assemble.job import Job, JobRow
@@ -40,12 +41,13 @@ class Dataset:
         tokenizer: TokenizerFile,
         *,
         max_frame_bytes: int = MAX_FRAME_BYTES,
+        cache: CacheSettings | None = None,
     ) -> None:
         self.name, self.recipe = name, config.recipe
         self.layout, self.global_batch_size = config.layout, config.global_batch_size
         self._index, self._on_bad_sample, self._max_frame_bytes = index, config.on_bad_sample, max_frame_bytes
         self._plan = Plan(index, config.plan)
-        self.assembler_factory = AssemblerFactory(self.recipe, tokenizer, index.shards)
+        self.assembler_factory = AssemblerFactory(self.recipe, tokenizer, index.shards, cache)
         self.components = components(index.manifest_digest, index.cost_digest, tokenizer, self.recipe, config.plan)
         self.fingerprint = fingerprint(self.components)
         self.assembly = assembly_id(self.recipe)
@@ -238,6 +240,7 @@ def open_dataset(
     progress: Callable[[Progress], None] | None = None,
     *,
     max_frame_bytes: int = MAX_FRAME_BYTES,
+    cache: CacheSettings | None = None,
 ) -> Dataset:
     """Find the shards, load the tokenizer, build or open the index, make the plan.
 
@@ -263,7 +266,7 @@ def open_dataset(
         progress=progress,
     )
     try:
-        return Dataset(name, config, index, tokenizer, max_frame_bytes=max_frame_bytes)
+        return Dataset(name, config, index, tokenizer, max_frame_bytes=max_frame_bytes, cache=cache)
     except BaseException:
         index.close()
         raise

@@ -11,7 +11,7 @@ from contextlib import suppress
 
 import typer
 
-from owl_stream.cli import bench, check, demo, index, inspect, pack, plan, serve, version
+from owl_stream.cli import bench, check, demo, fit_cost, index, inspect, pack, plan, serve, version
 from owl_stream.errors import DataError, OwlStreamError, UsageError
 
 NAME = "owl-stream"
@@ -32,6 +32,7 @@ app.command()(index.index)
 app.command()(serve.serve)
 app.command()(bench.bench)
 app.command()(plan.plan)
+app.command()(fit_cost.fit_cost)
 app.command()(inspect.inspect)
 app.command()(version.version)
 

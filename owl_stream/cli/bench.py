@@ -20,6 +20,9 @@ def bench(
     micro_batch_size: Annotated[
         int | None, typer.Option("--micro-batch-size", "-m", min=1, help="Rows a batch; default: a rank's whole share.")
     ] = None,
+    needs: Annotated[
+        float | None, typer.Option(min=0.1, metavar="SAMPLES/S", help="What your accelerators could take a second.")
+    ] = None,
     token: TokenOption = None,
     ca: CaOption = None,
     as_json: JsonOption = False,
@@ -41,12 +44,12 @@ def bench(
             lambda done: bar.update(min(done, seconds), seconds, note=f"{done:.0f} of {seconds:g} s"),
         )
     if as_json:
-        emit(_describe(url, name, measured))
+        emit(_describe(url, name, measured, needs))
     else:
-        _print(name, measured)
+        _print(name, measured, needs)
 
 
-def _describe(url: str, name: str, measured: Measured) -> dict[str, Any]:
+def _describe(url: str, name: str, measured: Measured, needs: float | None) -> dict[str, Any]:
     return {
         "url": url,
         "dataset": name,
@@ -58,16 +61,16 @@ def _describe(url: str, name: str, measured: Measured) -> dict[str, Any]:
         "samples_per_s": round(measured.samples_per_s, 3),
         "crops_per_s": round(measured.crops_per_s, 3),
         "slower": measured.slower,
-        "advice": measured.advice,
+        "advice": measured.advice(needs),
         "server": measured.server,
     }
 
 
-def _print(name: str, measured: Measured) -> None:
+def _print(name: str, measured: Measured, needs: float | None) -> None:
     typer.echo(
         f"{name}: {measured.mb_per_s:.1f} MB/s, {measured.samples_per_s:.1f} samples/s, "
         f"{measured.crops_per_s:.1f} crops/s ({measured.batches} batches in {measured.seconds:.1f} s, "
         f"{measured.world_size} streams)"
     )
     typer.echo(f"slower side: {measured.slower}")
-    typer.echo(measured.advice)
+    typer.echo(measured.advice(needs))

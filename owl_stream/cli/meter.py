@@ -15,7 +15,6 @@ from owl_stream.wire import PROTOCOL_VERSION, BatchHeader, Frame, Stats
 
 MANY_EPOCHS = 1 << 20
 POLL_S = 0.2
-STAGES = ("read_s", "tokenise_s", "decode_s", "resize_s", "collate_s", "hash_s")
 
 
 @dataclass(frozen=True)
@@ -53,31 +52,25 @@ class Measured:
             return "unknown"
         return "server" if assembly >= reader else "reader"
 
-    @property
-    def advice(self) -> str:
-        """What to do about it, in one sentence."""
+    def advice(self, needed: float | None = None) -> str:
+        """What to do about it, in one sentence. `needed`: samples a second that would keep the accelerators busy."""
+        from owl_stream.server.bottleneck import STAGES, find_bottleneck  # noqa: PLC0415 # loads the web framework
+
         assembly, reader = self._waits()
         if self.slower == "unknown":
             return "The server has not said yet what it waits for: read for at least 6 seconds (--seconds)."
-        if self.slower == "reader":
+        bottleneck = find_bottleneck(
+            {stage: self.server.get(f"{stage}_s", 0.0) for stage in STAGES}, int(self.server.get("workers", 0))
+        )
+        if self.slower == "reader" or bottleneck is None:
             return (
                 f"The server waited {reader:.1f} s for this machine or the network to take its bytes, and "
                 f"{assembly:.1f} s for assembly: read nearer to it, over a faster network, or from several machines."
             )
-        stage, share = self._dearest_stage()
-        return (
-            f"The server waited {assembly:.1f} s for assembly and {reader:.1f} s for the reader, with "
-            f"{self.server.get('workers', 0):.0f} workers, most of whose time goes into {stage} ({share:.0%}): "
-            f"give it more cores, or run another server."
-        )
+        return bottleneck.advice(self.samples_per_s, needed)
 
     def _waits(self) -> tuple[float, float]:
         return self.server.get("assembly_wait_s", 0.0), self.server.get("reader_wait_s", 0.0)
-
-    def _dearest_stage(self) -> tuple[str, float]:
-        seconds = {stage: self.server.get(stage, 0.0) for stage in STAGES}
-        dearest = max(seconds, key=lambda stage: seconds[stage])
-        return dearest.removesuffix("_s"), seconds[dearest] / max(sum(seconds.values()), 1e-9)
 
 
 @dataclass

@@ -16,7 +16,7 @@ class InlineEngine(Engine):
         self._assemblers: dict[str, Assembler] = {}
         self._turn = asyncio.Lock()
 
-    async def _assemble(self, dataset: Dataset, job: Job) -> Memory:
+    async def _assemble(self, dataset: Dataset, job: Job, consumer: object) -> Memory:
         async with self._turn:
             return await asyncio.to_thread(self._assemble_now, dataset, job)
 

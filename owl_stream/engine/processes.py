@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from owl_stream.assemble import Assembled, Dataset, Job, JobRow
 from owl_stream.engine.channel import Done, Open, Work, receive, send
 from owl_stream.engine.cores import usable_cores
+from owl_stream.engine.fair import FairQueue
 from owl_stream.engine.shared import Engine, EngineStatistics, Memory
 from owl_stream.engine.slabs import Slab, SlabPool
 from owl_stream.errors import OwlStreamError, ReadError, TemporaryError, WorkerError
@@ -145,12 +146,13 @@ class _Worker:
 
 @dataclasses.dataclass
 class _Errand:
-    """A job on its way: `result` is set by the worker that runs it."""
+    """A job on its way: `slab` is taken and `result` is set by the worker that runs it."""
 
     dataset: Dataset
     job: Job
-    slab: Slab
+    capacity: int
     result: asyncio.Future[Assembled]
+    slab: Slab | None = None
 
 
 def _refuse(errand: _Errand) -> None:
@@ -176,7 +178,7 @@ class ProcessEngine(Engine):
         self._workers = workers or usable_cores()
         self._job_timeout_s, self._sample_cpu_s = job_timeout_s, sample_cpu_s
         self._slabs = SlabPool(KEEP_FREE_BYTES, self._dropped)
-        self._errands: asyncio.Queue[_Errand] = asyncio.Queue()
+        self._errands: FairQueue[_Errand] = FairQueue()
         self._runners: list[asyncio.Task[None]] = []
         self._processes: list[_Worker | None] = [None] * self._workers
         self._condemned: dict[int, str] = {}
@@ -211,7 +213,7 @@ class ProcessEngine(Engine):
             super().statistics(),
             workers=sum(worker is not None for worker in self._processes),
             busy=self._busy,
-            queued=self._errands.qsize(),
+            queued=len(self._errands),
             slab_bytes=self._slabs.nbytes,
             restarts=self._restarts,
             condemned=len(self._condemned),
@@ -223,8 +225,8 @@ class ProcessEngine(Engine):
         for runner in self._runners:
             runner.cancel()
         await asyncio.gather(*self._runners, return_exceptions=True)
-        while not self._errands.empty():
-            _refuse(self._errands.get_nowait())
+        for errand in self._errands.drain():
+            _refuse(errand)
         await super().aclose()
         await asyncio.gather(*(worker.kill() for worker in self._processes if worker is not None))
         self._processes = [None] * self._workers
@@ -235,23 +237,25 @@ class ProcessEngine(Engine):
             if worker is not None:
                 worker.forget(slab)
 
-    async def _assemble(self, dataset: Dataset, job: Job) -> Memory:
+    async def _assemble(self, dataset: Dataset, job: Job, consumer: object) -> Memory:
         await self.start()
         for tries in range(1, MAX_TRIES + 1):
             job = dataclasses.replace(job, condemned=self._condemned_in(job))
-            slab = self._slab(dataset.capacity(job))
+            errand = _Errand(dataset, job, dataset.capacity(job), asyncio.get_running_loop().create_future())
+            self._errands.put(errand, id(consumer), errand.capacity)
             try:
-                assembled = await self._errand(dataset, job, slab)
+                assembled = await self._outcome(errand)
             except WorkerDiedError as death:
-                self._slabs.give(slab)
+                self._give_back(errand)
                 log.warning("a worker died at row %d of %s, try %d: signal %d", death.row, job, tries, death.signum)
                 if death.signum in CRASHES and death.row >= 0:
                     await self._try_alone(dataset, job, job.row_at(death.row))
             except BaseException:
-                self._slabs.give(slab)
+                self._give_back(errand)
                 raise
             else:
-                return self._memory(slab, assembled)
+                assert errand.slab is not None
+                return self._memory(errand.slab, assembled)
         raise WorkerError(
             f"{job}: {MAX_TRIES} workers died one after the other while assembling it, not because of one sample; "
             f"look for the kernel's memory killer, then ask again"
@@ -265,9 +269,11 @@ class ProcessEngine(Engine):
             self._recent.clear()
             return self._slabs.take(frame_bytes)
 
-    async def _errand(self, dataset: Dataset, job: Job, slab: Slab) -> Assembled:
-        errand = _Errand(dataset, job, slab, asyncio.get_running_loop().create_future())
-        self._errands.put_nowait(errand)
+    def _give_back(self, errand: _Errand) -> None:
+        if errand.slab is not None:
+            self._slabs.give(errand.slab)
+
+    async def _outcome(self, errand: _Errand) -> Assembled:
         # The slab belongs to the worker until it answers or is reaped, whatever happens to this task meanwhile.
         try:
             return await asyncio.shield(errand.result)
@@ -338,6 +344,8 @@ class ProcessEngine(Engine):
         result: Assembled | None = None
         error: Exception | None = None
         try:
+            # Not before there is a worker: the less memory goes round, the more of it is in a cache.
+            errand.slab = self._slab(errand.capacity)
             async with asyncio.timeout(self._job_timeout_s):
                 result = await worker.assemble(errand.dataset, errand.job, errand.slab)
         except TimeoutError:
@@ -346,7 +354,7 @@ class ProcessEngine(Engine):
                 f"{errand.job}: not assembled within {self._job_timeout_s:g} s of wall time; storage seems to stall, "
                 f"look at it, then ask again"
             )
-        except (WorkerDiedError, OwlStreamError) as exc:
+        except (WorkerDiedError, OwlStreamError, OSError, MemoryError) as exc:
             error = exc
         if error is not None:
             errand.result.set_exception(error)

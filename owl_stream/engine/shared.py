@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from abc import ABC, abstractmethod
-from collections import Counter
-from collections.abc import Callable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import NamedTuple
+from weakref import WeakSet
 
 from owl_stream.assemble import Assembled, Dataset, Job
 from owl_stream.engine.recent import RecentFrames
@@ -113,13 +114,15 @@ class _Sums:
 class Engine(ABC):
     """Makes frames. Everything runs on the event loop that first uses it.
 
-    Equal coordinates that overlap in time share one assembly, and so do those that come a little later: the latest
-    frames that nobody holds any more are kept, up to `share_bytes`. A waiter that is cancelled disturbs neither the
-    assembly nor the other waiters. Failures are not kept: the next one who asks begins anew.
+    Equal coordinates that overlap in time share one assembly, and so do those that come a little later: while several
+    consumers read the same share of a dataset, the latest frames that nobody holds any more are kept, up to
+    `share_bytes`. (For one alone they are not: memory that is used again at once is in a cache still.) A waiter that is
+    cancelled disturbs neither the assembly nor the other waiters. Failures are not kept: the next one begins anew.
     """
 
     def __init__(self, share_bytes: int = 0) -> None:
         self._assemblies: dict[tuple[str, Coordinate], _Assembly] = {}
+        self._readers: defaultdict[Hashable, WeakSet[object]] = defaultdict(WeakSet)
         self._recent: RecentFrames[tuple[str, Coordinate], Memory] = RecentFrames(share_bytes)
         self._sums = _Sums()
         self.on_assembled: Callable[[float], None] = lambda seconds: None
@@ -132,8 +135,11 @@ class Engine(ABC):
     async def prepare(self, dataset: Dataset) -> None:  # noqa: B027 # an engine without workers has nothing to load
         """Load what the dataset's frames need, so that the first one does not wait for it. Never fails."""
 
-    async def frame(self, dataset: Dataset, at: Coordinate) -> FrameLease:
+    async def frame(self, dataset: Dataset, at: Coordinate, consumer: object = None) -> FrameLease:
         """Assemble a micro-batch, or join those who wait for it.
+
+        Where workers are short, each `consumer` gets an equal share of their work. It is any object that lives as long
+        as whoever asks goes on asking; those who give none are one.
 
         Raises:
             RequestError: the dataset has no such coordinate.
@@ -143,13 +149,15 @@ class Engine(ABC):
         if self._closed:
             raise TemporaryError("the engine is closing: ask again, or ask another server")
         key = (dataset.fingerprint, at)
+        if consumer is not None:
+            self._readers[_share(key)].add(consumer)
         assembly = self._assemblies.get(key)
         if assembly is None and (kept := self._recent.take(key)) is not None:
             assembly = self._assemblies[key] = _Assembly(asyncio.get_running_loop().create_future())
             assembly.task.set_result(kept)
             self._sums.shared += 1
         elif assembly is None:
-            assembly = self._assemblies[key] = _Assembly(asyncio.create_task(self._make(dataset, at)))
+            assembly = self._assemblies[key] = _Assembly(asyncio.create_task(self._make(dataset, at, consumer)))
             assembly.task.add_done_callback(lambda task: self._settle(key, task))
         else:
             self._sums.shared += 1
@@ -188,11 +196,11 @@ class Engine(ABC):
         await asyncio.gather(*(a.task for a in self._assemblies.values()), return_exceptions=True)
         self._recent.clear()
 
-    async def _make(self, dataset: Dataset, at: Coordinate) -> Memory:
+    async def _make(self, dataset: Dataset, at: Coordinate, consumer: object) -> Memory:
         began = time.monotonic()
         try:
             job = await asyncio.to_thread(dataset.job, *at)
-            memory = await self._assemble(dataset, job)
+            memory = await self._assemble(dataset, job, consumer)
         except OwlStreamError as exc:
             self._sums.failed[exc.code] += 1
             raise
@@ -207,7 +215,7 @@ class Engine(ABC):
         return memory
 
     @abstractmethod
-    async def _assemble(self, dataset: Dataset, job: Job) -> Memory:
+    async def _assemble(self, dataset: Dataset, job: Job, consumer: object) -> Memory:
         """Make one frame in memory of its own."""
 
     def _settle(self, key: tuple[str, Coordinate], task: asyncio.Future[Memory]) -> None:
@@ -225,7 +233,16 @@ class Engine(ABC):
 
     def _forget(self, key: tuple[str, Coordinate], assembly: _Assembly) -> None:
         del self._assemblies[key]
-        if self._closed:
-            assembly.task.result().release()
-        else:
+        readers = self._readers[_share(key)]
+        if len(readers) > 1 and not self._closed:
             self._recent.keep(key, assembly.task.result())
+            return
+        assembly.task.result().release()
+        if not readers:
+            del self._readers[_share(key)]
+
+
+def _share(key: tuple[str, Coordinate]) -> Hashable:
+    """What consumers have in common that will ask for the same frames."""
+    fingerprint, at = key
+    return fingerprint, at.rank, at.world_size, at.micro_batch_size

@@ -60,7 +60,7 @@ class SlabPool:
         fitting = [slab for slab in self._free if need <= slab.nbytes <= need * MAX_SLACK]
         if not fitting:
             return self._make(need)
-        slab = min(fitting, key=lambda slab: slab.nbytes)
+        slab = min(reversed(fitting), key=lambda slab: slab.nbytes)  # the last one given back may be in a cache still
         self._free.remove(slab)
         slab.reset()
         return slab

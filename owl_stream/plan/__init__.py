@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from owl_stream.plan.cursor import check_cursor
 from owl_stream.plan.deal import FILLER, Dealt
+from owl_stream.plan.fit import CostFit, StepTime, fit_costs
 from owl_stream.plan.plan import PLAN_VERSION, Plan
 from owl_stream.plan.ranks import check_deal, check_rank, valid_micro_batch_sizes, valid_world_sizes
 from owl_stream.plan.step import GlobalStep
@@ -15,16 +16,19 @@ from owl_stream.plan.table import Costs, Pool, RowCosts, Table
 __all__ = [
     "FILLER",
     "PLAN_VERSION",
+    "CostFit",
     "Costs",
     "Dealt",
     "GlobalStep",
     "Plan",
     "Pool",
     "RowCosts",
+    "StepTime",
     "Table",
     "check_cursor",
     "check_deal",
     "check_rank",
+    "fit_costs",
     "valid_micro_batch_sizes",
     "valid_world_sizes",
 ]

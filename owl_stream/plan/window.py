@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -52,8 +53,14 @@ class PoolSteps:
         The window is sorted longest first, so the partial step takes its shortest rows.
         """
         steps = min(self.bucket_window, self.steps - window * self.bucket_window)
-        cut = int(Permutation(steps, key)(np.array([slot], dtype=np.int64))[0])
+        cut = int(_slots(steps, key)[slot])
         return slice(cut * self.global_batch_size, (cut + 1) * self.global_batch_size)
+
+
+@lru_cache(maxsize=32)
+def _slots(steps: int, key: int) -> NDArray[np.int64]:
+    """A window's whole permutation costs what one slot of it does; at most half a megabyte."""
+    return Permutation(steps, key)(np.arange(steps, dtype=np.int64))
 
 
 @dataclass(frozen=True, eq=False)

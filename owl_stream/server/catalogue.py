@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from owl_stream.assemble import Dataset, open_dataset
+from owl_stream.assemble import CacheSettings, Dataset, open_dataset
 from owl_stream.config import Config
 from owl_stream.errors import OwlStreamError, ServerBusyError, UnknownDatasetError
 from owl_stream.shards import Progress
@@ -55,12 +55,18 @@ class Catalogue:
                     index_dir=self.index_dir,
                     processes=self.processes,
                     max_frame_bytes=self.config.server.max_frame_bytes,
+                    cache=self._cache,
                     progress=lambda done, entry=entry: self._note(entry, done),  # type: ignore[misc]
                 )
             except OwlStreamError as exc:
                 entry.status, entry.error = "failed", exc
                 raise
             entry.status, entry.progress = "ready", 1.0
+
+    @property
+    def _cache(self) -> CacheSettings | None:
+        settings = self.config.server.cache
+        return None if settings is None else CacheSettings(self.config.base / settings.dir, settings.max_bytes)
 
     def stop(self) -> None:
         """Make `open_all` give up at its next report of progress."""

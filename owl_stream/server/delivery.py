@@ -114,13 +114,14 @@ class Window:
 
     def fill(self) -> None:
         """Ask the engine for as many frames as the budget allows; the largest one seen stands for those to come."""
-        ahead = min(MAX_AHEAD, self._prefetch_bytes // self._largest) if self._largest else 2
+        # The frame that is being sent is in memory too; beside it one may always be on its way.
+        ahead = min(MAX_AHEAD, self._prefetch_bytes // self._largest - 1) if self._largest else 2
         while not self._exhausted and len(self._tasks) < max(1, ahead):
             at = next(self._coordinates, None)
             if at is None:
                 self._exhausted = True
             else:
-                self._tasks.append(asyncio.create_task(self._engine.frame(self._dataset, at)))
+                self._tasks.append(asyncio.create_task(self._engine.frame(self._dataset, at, self)))
 
     @property
     def next(self) -> asyncio.Task[FrameLease] | None:

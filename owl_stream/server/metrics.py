@@ -16,6 +16,7 @@ from prometheus_client.registry import Collector
 
 from owl_stream import __version__
 from owl_stream.errors import ContractError, MediaOffsetError
+from owl_stream.server.bottleneck import STAGES
 from owl_stream.server.streams import Sent
 from owl_stream.server.waiting import Side, Slower
 from owl_stream.wire import Status
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from owl_stream.server.state import ServerState
 
 PREFIX = "owl_stream_"
-STAGES = ("read", "decode", "resize", "tokenise", "collate", "hash", "queue")
 ASSEMBLY_BUCKETS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 
 LIMITS = (("server", "max_streams"), ("token", "max_streams_per_token"))
@@ -90,6 +90,7 @@ class Metrics(Collector):
 
         skipped = (((name, reason), n) for name, part in sent.items() for reason, n in part.masked.items())
         rows = counts(**{status: f"rows_{status}" for status in get_args(Status)})
+        cache = counts(hit="cache_hits", miss="cache_misses")
         checked = counts(image="rows_with_images", text="text_only_rows", query="query_rows")
         query = "Rows as the check of media_offset saw them; `query`: those that the model looks images up for."
         yield _counter("batches", "Batches sent.", each(lambda part: part.batches), "dataset")
@@ -99,6 +100,8 @@ class Metrics(Collector):
         tokens = counts(attended="tokens", padding="padding")
         yield _counter("tokens", "Tokens sent, of texts and of what pads them.", tokens, "dataset", "kind")
         yield _counter("checked_rows", query, checked, "dataset", "kind")
+        found = "Rows with images whose crops were looked for in the cache, for batches that were sent."
+        yield _counter("crop_cache_lookups", found, cache, "dataset", "outcome")
         yield _counter("skipped_samples", "Samples found bad at assembly, rows masked.", skipped, "dataset", "reason")
 
     def _streams(self) -> Iterator[Metric]:
@@ -124,7 +127,10 @@ class Metrics(Collector):
         engine = self._state.engine.statistics()
         failed = dict(engine.failed)
         violations = sum(failed.pop(error.code, 0) for error in (ContractError, MediaOffsetError))
-        seconds = {**dict.fromkeys(STAGES, 0.0), **engine.seconds, "send": self._sending()}
+        seconds = {**dict.fromkeys((*STAGES, "queue"), 0.0), **engine.seconds, "send": self._sending()}
+        bottleneck = self._state.bottleneck
+        holding = [((stage,), float(bottleneck is not None and bottleneck.stage == stage)) for stage in STAGES]
+        yield _gauge("bottleneck", "1 for the dearest stage while streams wait for this server.", holding, "stage")
         yield _gauge("engine_workers", "Worker processes.", [((), engine.workers)])
         yield _gauge("engine_busy", "Workers that assemble now.", [((), engine.busy)])
         yield _gauge("engine_queued", "Frames that wait for a worker.", [((), engine.queued)])

@@ -12,6 +12,7 @@ from fastapi import Request
 from owl_stream.config import Config
 from owl_stream.engine import Engine
 from owl_stream.server.access import Tokens
+from owl_stream.server.bottleneck import Bottleneck, find_bottleneck
 from owl_stream.server.catalogue import Catalogue
 from owl_stream.server.connections import Connections
 from owl_stream.server.streams import Streams
@@ -32,6 +33,15 @@ class ServerState:
     statuses: Counter[int] = field(default_factory=Counter)
     draining: asyncio.Event = field(default_factory=asyncio.Event)
     began: float = field(default_factory=time.monotonic)
+
+    @property
+    def bottleneck(self) -> Bottleneck | None:
+        """What most of the open streams wait for, if that is this server; None where trainers are the slower side."""
+        slower = Counter(record.slower for record in self.streams.open.values())
+        if slower["server"] <= slower["trainer"]:
+            return None
+        engine = self.engine.statistics()
+        return find_bottleneck(engine.seconds, engine.workers)
 
 
 async def server_state(request: Request) -> ServerState:

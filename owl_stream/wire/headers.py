@@ -16,6 +16,8 @@ from owl_stream.wire.tensors import TensorSpec
 Status = Literal["ok", "filler", "masked", "repeated"]
 """Of a row: as it should be / completes a last step / stands for a bad sample, labels -100 / given a second time."""
 
+_STATUSES = get_args(Status)
+
 
 @dataclass(frozen=True)
 class RowInfo:
@@ -173,21 +175,26 @@ class _Fields:
         return value
 
     def text(self, key: str) -> str:
-        value: str = self._get(key, str, "text")
-        return value
+        value = self._raw.get(key)
+        return value if type(value) is str else str(self._get(key, str, "text"))
 
     def flag(self, key: str) -> bool:
         value: bool = self._get(key, bool, "a boolean")
         return value
 
     def count(self, key: str) -> int:
-        value: int = self._get(key, int, "a whole number")
-        if value < 0:
-            raise FrameError(f"{self._place}: expected a number from 0 at {key!r}, got {value}")
-        return value
+        value = self._raw.get(key)
+        if type(value) is int and value >= 0:
+            return value
+        number: int = self._get(key, int, "a whole number")
+        if number < 0:
+            raise FrameError(f"{self._place}: expected a number from 0 at {key!r}, got {number}")
+        return number
 
     def counts(self, key: str) -> tuple[int, ...]:
-        values: list[object] = self._get(key, list, "a list of whole numbers")
+        values: list[Any] = self._get(key, list, "a list of whole numbers")
+        if all(type(value) is int and value >= 0 for value in values):
+            return tuple(values)
         return tuple(_Fields({key: value}, self._place).count(key) for value in values)
 
     def cursor(self, key: str) -> Cursor:
@@ -260,8 +267,8 @@ def _read_batch(fields: _Fields) -> BatchHeader:
 
 def _read_row(fields: _Fields) -> RowInfo:
     status = fields.text("status")
-    if status not in get_args(Status):
-        raise FrameError(f"batch frame: expected a row status of {', '.join(get_args(Status))}, got {status!r}")
+    if status not in _STATUSES:
+        raise FrameError(f"batch frame: expected a row status of {', '.join(_STATUSES)}, got {status!r}")
     replaces = fields.raw("replaces")
     if replaces is not None and not (
         isinstance(replaces, list) and len(replaces) == 2 and all(isinstance(part, str) for part in replaces)

@@ -126,17 +126,30 @@ def test_bench_measures_and_names_the_slower_side(here: Here, served: tuple[Path
     assert made["mb_per_s"] > 0
     assert made["samples_per_s"] > 0
     assert made["slower"] == "server"
-    assert "give it more cores" in made["advice"]
+    assert "-bound: " in made["advice"]
+    assert "add cores" in made["advice"]
 
 
 def test_bench_says_when_it_cannot_know(here: Here) -> None:
     """No word of the server is no verdict; a waiting server is."""
     quiet = Measured(1, 1.0, 1, 1, 1, 1, {})
     assert quiet.slower == "unknown"
-    assert "at least 6 seconds" in quiet.advice
+    assert "at least 6 seconds" in quiet.advice()
     waiting = Measured(1, 1.0, 1, 1, 1, 1, {"assembly_wait_s": 0.1, "reader_wait_s": 3.0})
     assert waiting.slower == "reader"
-    assert "3.0 s for this machine or the network" in waiting.advice
+    assert "3.0 s for this machine or the network" in waiting.advice()
+
+
+def test_bench_counts_the_cores_that_a_trainers_need_asks_for() -> None:
+    """480 samples/s of two cores and a need of 900: two more, or the cache, as decoding is what takes the time."""
+    told = {"assembly_wait_s": 9.0, "reader_wait_s": 0.1, "workers": 2.0, "decode_s": 12.0, "resize_s": 4.0}
+    measured = Measured(1, 10.0, 600, 4800, 4800, 1 << 30, told)
+    expected = (
+        "decode-bound: 2 workers feed 480 samples/s, most of whose time goes into decode (75%); you need 900: "
+        "add 2 cores, or let it keep crops (`server.cache`)."
+    )
+    assert measured.advice(900) == expected
+    assert "that is enough for the 400 you need" in measured.advice(400)
 
 
 @pytest.mark.parametrize("command", ["bench", "inspect"])

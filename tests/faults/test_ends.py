@@ -21,8 +21,6 @@ SIZES = [(1, 4), (1, 1), (2, 2), (2, 1), (4, 1)]
 LASTS = ["fill", "drop"]
 BAD = {"000100", "000103"}
 """Their JPEGs have an end, but not all that should come before it: indexing does not see that, decoding does."""
-BAD = {"000100", "000103"}
-"""Keys of the samples that assembly will mask."""
 
 
 @pytest.fixture(scope="module", params=LASTS)

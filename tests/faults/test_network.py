@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -89,6 +90,18 @@ def test_fault_7_sampled_cuts_of_a_real_stream(
         assert lines_of(dataset, 1) == epoch, at
         assert dataset.stats().reconnects == 1, at
     assert proxy.struck["Cut"] == 40
+
+
+def test_fault_7_a_description_that_is_cut_is_asked_for_again(steady: ServerProcess) -> None:
+    """Cut all over the answer, its head included, what the dataset is comes whole or not at all."""
+    expected = dataset_of(steady.url).state_dict()
+    places = range(0, len(get(f"{steady.url}/v1/datasets/train").body), 41)
+    cuts: deque[Cut] = deque()
+    with FaultProxy(steady.url, lambda path: cuts.popleft() if cuts else None) as proxy:
+        for at in places:
+            cuts.append(Cut(at))
+            assert dataset_of(proxy.url).state_dict() == expected, at
+        assert proxy.struck["Cut"] == len(places) > 20
 
 
 def test_fault_28_frames_of_another_stream_are_not_taken(
@@ -182,6 +195,7 @@ train(["PROXY"], Path({str(tmp_path)!r}), epochs={EPOCHS}, tell=lambda step: pri
 
 WALL_CLOCK = re.compile(r"\btime\.(time|localtime|gmtime|ctime|strftime)\(|datetime\.(now|utcnow|today)\(")
 NOTHING_OF_STREAMS = {
+    "owl_stream/assemble/cache.py": "the age of unfinished files that somebody left",
     "owl_stream/server/logs.py": "the time of a line",
     "owl_stream/server/metrics.py": "when the process began",
     "owl_stream/server/sessions.py": "how long a browser's cookie is good",

@@ -17,6 +17,9 @@ from owl_stream.server.streams import MaskedSample, StreamRecord
 SHOWN_MASKED = 100
 """Samples masked lately that the dashboard lists."""
 
+RATE_OVER = 10
+"""Looks back for the rate that advice names."""
+
 
 class Overview:
     """The running server in numbers: now, and over the last ten minutes."""
@@ -43,6 +46,7 @@ class Overview:
             "uptime_s": self._uptime_s(),
             "draining": state.draining.is_set(),
             "engine": {"workers": engine.workers, "busy": engine.busy, "queued": engine.queued},
+            "advice": self._advice(),
             "datasets": [self._dataset(entry) for entry in list(state.catalogue.entries.values())],
             "streams": [_stream(record) for record in list(state.streams.open.values())],
             "masked": [_masked(bad) for bad in list(state.streams.masked.values())[-SHOWN_MASKED:]][::-1],
@@ -78,6 +82,15 @@ class Overview:
             padding=counts["padding"],
             streams=len(streams.open),
         )
+
+    def _advice(self) -> str:
+        """What would make trainers wait less; nothing while they are the slower side."""
+        bottleneck = self._state.bottleneck
+        recent = self.history.since(0)[1][-RATE_OVER:]
+        if bottleneck is None or not recent:
+            return ""
+        now = self._sample()
+        return bottleneck.advice((now.rows - recent[0].rows) / max(now.at_s - recent[0].at_s, EVERY_S))
 
     def _uptime_s(self) -> float:
         return round(time.monotonic() - self._state.began, 3)

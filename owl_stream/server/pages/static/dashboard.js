@@ -33,6 +33,7 @@ function build() {
   main.replaceChildren(
     element("div", { class: "title" }, element("h1", {}, "Dashboard"), box("state", "p")),
     box("tiles", "dl"),
+    box("advice", "p"),
     card("Last ten minutes", "history", measures(), chart.box),
     card("Live streams", "live", box("streams")),
     card("Datasets", "data", box("datasets")),
@@ -86,6 +87,7 @@ function show(seen) {
     element("span", { class: "muted" }, ` version ${seen.version} · up ${duration(seen.uptime_s)}`),
   );
   replace(boxes.tiles, tiles(seen));
+  boxes.advice.textContent = seen.advice;
   replace(boxes.streams, [streamsElement(seen)]);
   replace(boxes.datasets, seen.datasets.map(datasetElement));
   replace(boxes.reasons, reasonsElements(seen.datasets));

@@ -1,0 +1,78 @@
+"""Images a second, end to end, beside what people use, the same loader with our kernels, and decoding alone.
+
+Server, workers and client share the machine's cores with nothing but each other; so do the others' processes.
+"""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+from benchmarks.contender import Contender
+from benchmarks.environments import installed_version, python_of
+from benchmarks.peers import usable_peers
+from benchmarks.report import Line
+from benchmarks.rounds import Rounds, ratio, take_turns
+from benchmarks.workload import Kind, Workload
+
+WARM = 160
+FLOORS: dict[Kind, dict[str, float]] = {
+    "plain": {"usual": 2.7, "equal": 1.3, "ceiling": 0.82},
+    "cut": {"usual": 3.0, "equal": 1.0, "ceiling": 0.70},
+}
+NUMBERS: dict[Kind, str] = {"plain": "1", "cut": "2"}
+WORDS = {
+    "usual": "the usual loader (webdataset, DataLoader, 2 workers, Pillow, float32)",
+    "equal": "the same loader with our kernels and uint8",
+    "ceiling": "the decode ceiling",
+}
+
+
+def measure(workload: Workload, *, rounds: int, seconds: float, peers: bool) -> tuple[list[Line], dict[str, Any]]:
+    """All contenders of one workload. `seconds` is about what one turn of ours takes."""
+    cost = 1.0 if workload.kind == "plain" else 4.0
+    images = {
+        "kernels": int(600 * seconds / cost),
+        "ceiling": int(550 * seconds / cost),
+        "service": int(420 * seconds / cost),
+        "equal": int(300 * seconds / cost),
+        "usual": int(150 * seconds / cost),
+    }
+    contenders = {name: Contender(name, workload) for name in images}
+    found, missing = usable_peers() if peers else ([], {})
+    for name in found:
+        contenders[name] = Contender(name, workload, python_of(name))
+        images[name] = int(150 * seconds / cost)
+    turns = take_turns(contenders, images, WARM if workload.kind == "plain" else 64, rounds)
+    lines = [
+        Line(
+            NUMBERS[workload.kind],
+            f"`{workload.kind}`, end to end / {WORDS[other]}",
+            ratio(turns, "service", other),
+            at_least=floor,
+        )
+        for other, floor in FLOORS[workload.kind].items()
+    ]
+    if workload.kind == "plain":
+        cheaper = ratio(turns, "usual", "service", lambda turn: turn.host_cpu_s / turn.images)
+        lines.append(Line("4", "training host's CPU per image: usual loader / ours", cheaper, at_least=8.0))
+    report: dict[str, Any] = {"contenders": table(turns), "not_measured": missing}
+    report["versions"] = {name: installed_version(name) for name in found}
+    report["ratios"] = {name: vars(ratio(turns, "service", name)) for name in turns if name != "service"}
+    return lines, report
+
+
+def table(turns: Rounds) -> dict[str, dict[str, float]]:
+    """Medians by contender, and the spread of the rate."""
+    rows = {}
+    for name, taken in turns.items():
+        rates = [turn.rate for turn in taken]
+        rows[name] = {
+            "images_per_s": statistics.median(rates),
+            "least": min(rates),
+            "greatest": max(rates),
+            "cpu_ms_per_image": 1e3 * statistics.median(turn.cpu_s / turn.images for turn in taken),
+            "host_cpu_ms_per_image": 1e3 * statistics.median(turn.host_cpu_s / turn.images for turn in taken),
+            "kb_per_image": statistics.median(turn.nbytes / turn.images for turn in taken) / 1e3,
+        }
+    return rows

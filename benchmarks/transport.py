@@ -1,0 +1,133 @@
+"""What sending and receiving costs when nothing has to be assembled: beside bare `recv_into` of the same bytes.
+
+The frames are those of one epoch, kept by the server's sharing window and read again and again.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import xxhash
+
+from benchmarks.contender import ROOT
+from benchmarks.report import Line
+from benchmarks.rounds import Ratio
+from benchmarks.service import Service
+from benchmarks.workload import Workload
+
+FRAME_BYTES = 3_600_000
+"""About what a `plain` batch has."""
+MAX_RECEIVE = 1 << 20
+
+
+@dataclass(frozen=True)
+class Pass:
+    """So many bytes, in so many seconds, at so much of this process's CPU time."""
+
+    nbytes: int
+    seconds: float
+    cpu_s: float
+
+    @property
+    def rate(self) -> float:
+        """GB/s."""
+        return self.nbytes / self.seconds / 1e9
+
+    @property
+    def cost(self) -> float:
+        """CPU seconds a GB."""
+        return self.cpu_s / self.nbytes * 1e9
+
+
+def measure(workload: Workload, *, rounds: int, passes: int = 3) -> tuple[list[Line], dict[str, object]]:
+    """Alternate ours, the raw socket, and the raw socket with a digest."""
+    ours: list[Pass] = []
+    bare: list[Pass] = []
+    digested: list[Pass] = []
+    settings = {"share_bytes": 2 << 30, "prefetch_bytes": 96 << 20}
+    with ExitStack() as stack:
+        service = stack.enter_context(Service(workload, server=settings))
+        dataset, idle = (stack.enter_context(service.dataset()) for _ in range(2))
+        second = iter(idle)
+        next(second)  # frames are kept only where somebody else may want them
+        for number in range(rounds + 1):
+            taken = [_timed(lambda: sum(_epoch(dataset) for _ in range(passes if number else 1)))]  # noqa: B023
+            if number:  # the first one assembles
+                ours += taken
+                bare.append(_raw(taken[0].nbytes, digest=False))
+                digested.append(_raw(taken[0].nbytes, digest=True))
+    del second
+    speed = Ratio.of([mine.rate / theirs.rate for mine, theirs in zip(ours, bare, strict=True)])
+    cost = Ratio.of([mine.cost / theirs.cost for mine, theirs in zip(ours, digested, strict=True)])
+    lines = [
+        Line("3", "frames that need no assembly: GB/s / the raw socket's", speed, at_least=0.75),
+        Line("4", "trainer's CPU s a GB / those of recv_into and xxh3", cost, at_most=1.6),
+    ]
+    return lines, {name: [vars(one) for one in taken] for name, taken in _named(ours, bare, digested).items()}
+
+
+def _named(ours: list[Pass], bare: list[Pass], digested: list[Pass]) -> dict[str, list[Pass]]:
+    return {"ours": ours, "recv_into": bare, "recv_into_and_xxh3": digested}
+
+
+def _epoch(dataset: object) -> int:
+    """Read epoch 0; returns its bytes."""
+    dataset.set_epoch(0)  # type: ignore[attr-defined] # an OwlStreamDataset, whose import torch would slow down
+    return sum(tensor.nbytes for batch in dataset for tensor in batch.values())  # type: ignore[attr-defined]
+
+
+def _timed(receive: Callable[[], int]) -> Pass:
+    began = (time.perf_counter(), time.process_time())
+    nbytes = receive()
+    return Pass(nbytes, time.perf_counter() - began[0], time.process_time() - began[1])
+
+
+def _raw(nbytes: int, *, digest: bool) -> Pass:
+    """Receive so many bytes from another process into one buffer, a frame at a time."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        command = [sys.executable, "-m", "benchmarks.transport", str(listening.getsockname()[1]), str(nbytes)]
+        with subprocess.Popen(command, cwd=ROOT):
+            sock, _ = listening.accept()
+            with sock:
+                sock.recv(1)
+                sock.sendall(b"g")
+                return _timed(lambda: _receive(sock, nbytes, digest))
+
+
+def _receive(sock: socket.socket, nbytes: int, digest: bool) -> int:
+    frame = memoryview(bytearray(FRAME_BYTES))
+    left = nbytes
+    while left:
+        rest = frame[: min(left, FRAME_BYTES)]
+        left -= rest.nbytes
+        state = xxhash.xxh3_64()
+        while rest.nbytes:
+            got = sock.recv_into(rest, min(rest.nbytes, MAX_RECEIVE))
+            if not got:
+                raise EOFError
+            if digest:
+                state.update(rest[:got])
+            rest = rest[got:]
+    return nbytes
+
+
+def _send(port: int, nbytes: int) -> None:
+    frame = memoryview(os.urandom(FRAME_BYTES))
+    with socket.create_connection(("127.0.0.1", port)) as sock:
+        sock.sendall(b"r")
+        sock.recv(1)
+        while nbytes:
+            sent = frame[: min(nbytes, FRAME_BYTES)]
+            sock.sendall(sent)
+            nbytes -= sent.nbytes
+
+
+if __name__ == "__main__":
+    _send(int(sys.argv[1]), int(sys.argv[2]))

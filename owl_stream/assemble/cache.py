@@ -1,0 +1,171 @@
+"""A cache of crops on disk, by content: the sample's bytes and what makes pixels of them, never a name or a place.
+
+So epochs, data sets, jobs and servers that share a directory share its crops. One file holds the crops of one sample;
+it appears by a rename and carries the digest of its own content, so neither a process that is killed nor a machine that
+loses power nor a full disk leaves anything that is taken for crops: the worst is that a sample is decoded again.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import struct
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgpack
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from owl_stream.layouts import View
+
+log = logging.getLogger("owl_stream.assemble")
+
+SHELVES = 32
+"""Directories that files are spread over; each keeps to its share of the bytes by itself."""
+
+_HEAD = struct.Struct("<8s16sQQ")
+"""Magic, key, length of the pixels in bytes, xxh3-64 of them."""
+_MAGIC = b"owlcrop1"
+_SUFFIX, _UNFINISHED = ".crops", ".part"
+
+_ROOM = 0.9
+"""Of its share a shelf keeps when it has grown too full, so that it is not looked through at every write."""
+_LOOK_EVERY = 0.05
+"""Of its share a process writes to a shelf before it looks again at what others have written there."""
+_ABANDONED_S = 3600.0
+"""After this an unfinished file is nobody's any more."""
+_REST_S = 60.0
+"""How long nothing is written after a write has failed: a full disk is not asked for every sample."""
+
+
+@dataclass(frozen=True)
+class CacheSettings:
+    """Where crops are kept and how many bytes of them, over all processes that share the directory."""
+
+    directory: Path
+    max_bytes: int
+
+
+def crops_key(span: bytes, views: Sequence[View], size: int, assembly: str) -> bytes:
+    """16 bytes that name the crops of a sample: its bytes, which pictures are cut how, and what makes the pixels."""
+    cuts = [(view.medium, view.frame, view.grid, view.crops) for view in views]
+    recipe = msgpack.packb((xxhash.xxh3_128_digest(span), cuts, size, assembly))
+    return xxhash.xxh3_128_digest(recipe)
+
+
+class CropCache:
+    """One process's way to the cache. Nothing here ever fails: what does not work is a miss.
+
+    Least recently used files go first; a hit makes a file young again.
+    """
+
+    def __init__(self, settings: CacheSettings) -> None:
+        self._directory = settings.directory
+        self._share = max(1, settings.max_bytes // SHELVES)
+        self._unseen: dict[str, int] = {}
+        self._resting_until = 0.0
+        self.hits = self.misses = 0
+
+    def read(self, key: bytes, crops: NDArray[np.uint8]) -> bool:
+        """Fill `crops` (C-contiguous, uint8 [crops, 3, S, S]) if they are here. If not, its content is undefined."""
+        found = self._read(key, crops.data.cast("B"))
+        self.hits += found
+        self.misses += not found
+        return found
+
+    def write(self, key: bytes, crops: NDArray[np.uint8]) -> None:
+        """Keep crops, if there is room and the disk is willing."""
+        pixels = crops.data.cast("B")
+        if _HEAD.size + pixels.nbytes > self._share or time.monotonic() < self._resting_until:
+            return
+        try:
+            self._write(key, pixels)
+        except OSError as exc:
+            self._resting_until = time.monotonic() + _REST_S
+            log.warning("crop cache %s: %s; nothing is written for %g s", self._directory, exc.strerror, _REST_S)
+
+    def _read(self, key: bytes, pixels: memoryview) -> bool:
+        path = self._path(key)
+        try:
+            file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return False
+        head = bytearray(_HEAD.size)
+        try:
+            got = os.preadv(file, [head, pixels], 0)
+            with suppress(OSError):  # on a file system that is read-only, files just grow old
+                os.utime(file)
+        except OSError as exc:
+            log.warning("crop cache %s: %s", path, exc.strerror)
+            return False
+        finally:
+            os.close(file)
+        expected = (_MAGIC, key, pixels.nbytes, xxhash.xxh3_64_intdigest(pixels))
+        if got == _HEAD.size + pixels.nbytes and _HEAD.unpack(head) == expected:
+            return True
+        log.warning("crop cache %s: damaged; thrown away", path)
+        with suppress(OSError):
+            path.unlink()
+        return False
+
+    def _write(self, key: bytes, pixels: memoryview) -> None:
+        path = self._path(key)
+        nbytes = _HEAD.size + pixels.nbytes
+        self._make_room(path.parent, nbytes)
+        unfinished = path.with_suffix(f".{os.getpid()}{_UNFINISHED}")
+        file = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+        try:
+            try:
+                head = _HEAD.pack(_MAGIC, key, pixels.nbytes, xxhash.xxh3_64_intdigest(pixels))
+                if os.writev(file, [head, pixels]) != nbytes:
+                    raise OSError(0, "no room for the whole file")
+            finally:
+                os.close(file)
+            os.replace(unfinished, path)
+        except BaseException:
+            with suppress(OSError):
+                unfinished.unlink()
+            raise
+
+    def _make_room(self, shelf: Path, nbytes: int) -> None:
+        """See that a shelf has room for a file more. What others write in the meantime is seen at the next look."""
+        left = self._unseen.get(shelf.name, 0) - nbytes
+        if left < 0:
+            shelf.mkdir(parents=True, exist_ok=True)
+            used = self._tidy(shelf, nbytes)
+            left = int(min(self._share - used, self._share * _LOOK_EVERY)) - nbytes
+        self._unseen[shelf.name] = left
+
+    def _tidy(self, shelf: Path, nbytes: int) -> int:
+        """Remove the oldest files of a shelf that has no room; returns the bytes that are left."""
+        files = sorted(_files(shelf))
+        used = sum(size for _, size, _ in files)
+        if used + nbytes <= self._share:
+            return used
+        for _, size, path in files:
+            with suppress(OSError):  # another process may have been quicker
+                os.unlink(path)
+            used -= size
+            if used + nbytes <= self._share * _ROOM:
+                break
+        return used
+
+    def _path(self, key: bytes) -> Path:
+        return self._directory / f"{key[0] % SHELVES:02x}" / f"{key.hex()}{_SUFFIX}"
+
+
+def _files(shelf: Path) -> Iterator[tuple[int, int, str]]:
+    """(time of last use, bytes, path) of what lies on a shelf; long abandoned unfinished files are removed."""
+    with os.scandir(shelf) as entries:
+        for entry in entries:
+            with suppress(OSError):
+                status = entry.stat()
+                if entry.name.endswith(_SUFFIX):
+                    yield status.st_mtime_ns, status.st_size, entry.path
+                elif entry.name.endswith(_UNFINISHED) and time.time() - status.st_mtime > _ABANDONED_S:
+                    os.unlink(entry.path)

@@ -1,0 +1,86 @@
+"""`owl-stream fit-cost`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from owl_stream.cli.options import JsonOption
+from owl_stream.cli.terminal import emit
+from owl_stream.errors import DataError, UsageError
+from owl_stream.plan import CostFit, StepTime, fit_costs
+
+FIELDS = {"text_tokens": int, "vision_tokens": int, "seconds": float}
+
+
+def fit_cost(
+    times: Annotated[list[Path], typer.Argument(metavar="TIMES...", help="Files that `owl_client.StepTimes` wrote.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Find what a text token and a vision token cost your trainer, for `text_token_cost` and `vision_token_cost`.
+
+    With these weights dealing gives the ranks of a step equal seconds, where the defaults give them equal tokens. They
+    are part of the fingerprint: set them before a run, not in the middle of one.
+    """
+    found = [time for path in times for time in read_times(path)]
+    fit = fit_costs(found)
+    if as_json:
+        emit(
+            {
+                "batches": len(found),
+                **vars(fit),
+                "text_token_cost": fit.text_token_cost,
+                "vision_token_cost": fit.vision_token_cost,
+            }
+        )
+    else:
+        _print(len(found), fit)
+
+
+def read_times(path: Path) -> Iterator[StepTime]:
+    """Every batch of a file of JSON lines.
+
+    Raises:
+        UsageError: there is no such file.
+        DataError: a line is not what `StepTimes` writes.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as exc:
+        raise UsageError(f"{path}: expected a file that owl_client.StepTimes wrote, got {exc}") from exc
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            yield _read(line, f"{path}:{number}")
+
+
+def _read(line: str, place: str) -> StepTime:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        record = None
+    if not isinstance(record, dict) or not all(_good(record.get(name), kind) for name, kind in FIELDS.items()):
+        raise DataError(
+            f'{place}: expected {{"text_tokens": n, "vision_tokens": n, "seconds": s}} with numbers from 0 and a time '
+            f"above 0, got {line[:80]!r}; take out lines that owl_client.StepTimes did not write"
+        )
+    return StepTime(record["text_tokens"], record["vision_tokens"], float(record["seconds"]))
+
+
+def _good(value: object, kind: type) -> bool:
+    if kind is int:
+        return type(value) is int and 0 <= value < 1 << 53
+    return type(value) in (int, float) and 0 < value < 1e9  # type: ignore[operator] # a number by the test before
+
+
+def _print(batches: int, fit: CostFit) -> None:
+    typer.echo(
+        f"{batches} batches: {fit.fixed_s * 1e3:.3g} ms each, and {fit.text_s * 1e6:.3g} us a padded text token, "
+        f"{fit.vision_s * 1e6:.3g} us a vision token"
+    )
+    typer.echo(f"off by {fit.error:.1%} in the median; with equal weights by {fit.even_error:.1%}")
+    typer.echo("in the data set's part of owl-stream.yaml, before a run begins:")
+    typer.echo(f"    text_token_cost: {fit.text_token_cost}\n    vision_token_cost: {fit.vision_token_cost}")

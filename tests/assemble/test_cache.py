@@ -1,0 +1,212 @@
+"""The crop cache: it never changes a frame, never fails, and what is damaged or half written is a miss."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from owl_stream.assemble import Assembler, CacheSettings, Dataset
+from owl_stream.assemble.cache import SHELVES, CropCache
+from tests.support.assembly import make_dataset, run_job
+from tests.support.images import damaged_jpeg
+from tests.support.server import ROOT
+from tests.support.tars import Sample, chat, picture
+
+CROPS = (2, 3, 28, 28)
+NBYTES = 2 * 3 * 28 * 28
+
+
+def key_of(number: int) -> bytes:
+    """A key, spread over the shelves."""
+    return number.to_bytes(16, "little")
+
+
+def crops_of(number: int) -> NDArray[np.uint8]:
+    """Crops that say which key they belong to."""
+    return np.random.default_rng(number).integers(0, 256, CROPS, dtype=np.uint8)
+
+
+def files(directory: Path) -> list[Path]:
+    """What the cache keeps."""
+    return sorted(directory.rglob("*.crops"))
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> CropCache:
+    """A cache with room for everything."""
+    return CropCache(CacheSettings(tmp_path / "crops", 1 << 30))
+
+
+def test_what_is_written_is_read_by_anybody(cache: CropCache, tmp_path: Path) -> None:
+    """Another process's cache over the same directory finds the same crops; an unknown key is a miss."""
+    out = np.zeros(CROPS, np.uint8)
+    assert not cache.read(key_of(1), out)
+    cache.write(key_of(1), crops_of(1))
+    other = CropCache(CacheSettings(tmp_path / "crops", 1 << 30))
+    assert other.read(key_of(1), out)
+    assert (out == crops_of(1)).all()
+    assert not other.read(key_of(2), out)
+    assert (cache.misses, other.hits, other.misses) == (1, 1, 1)
+
+
+def test_every_damaged_byte_is_a_miss_and_the_file_goes(cache: CropCache, tmp_path: Path) -> None:
+    """A flipped bit in the head or the pixels, a file cut short, one that grew and one under another key."""
+    out = np.zeros(CROPS, np.uint8)
+    cache.write(key_of(0), crops_of(0))
+    (path,) = files(tmp_path)
+    whole = path.read_bytes()
+    flips = [bytearray(whole) for _ in range(60)]
+    for number, flipped in enumerate(flips):
+        flipped[number if number < 40 else -number] ^= 1 << number % 8
+    for data in [*flips, whole[:-1], whole[:10], b""]:
+        path.write_bytes(data)
+        assert not cache.read(key_of(0), out)
+        assert not path.exists()
+    other = path.with_name(f"{key_of(SHELVES).hex()}.crops")
+    other.write_bytes(whole)
+    assert not cache.read(key_of(SHELVES), out)
+
+
+def test_the_least_recently_used_go_first(tmp_path: Path) -> None:
+    """Never more bytes than allowed; what is read again and again stays."""
+    most = 40 * SHELVES * NBYTES
+    cache = CropCache(CacheSettings(tmp_path, most))
+    out = np.zeros(CROPS, np.uint8)
+    favourite = key_of(0)
+    cache.write(favourite, crops_of(0))
+    for number in range(1, 200):
+        cache.write(key_of(number * SHELVES), crops_of(number))  # all on one shelf
+        assert cache.read(favourite, out), number
+        time.sleep(0.001)  # times of files tick more slowly than this loop
+    kept = files(tmp_path)
+    assert sum(path.stat().st_size for path in kept) <= most / SHELVES
+    assert len(kept) > 20
+    assert cache.read(key_of(199 * SHELVES), out)
+    assert not cache.read(key_of(1 * SHELVES), out)
+
+
+def test_a_place_that_cannot_be_written_is_a_cache_that_misses(tmp_path: Path) -> None:
+    """A file where the directory should be: no error, no crops, and not a warning for every sample."""
+    (tmp_path / "crops").write_text("not a directory")
+    cache = CropCache(CacheSettings(tmp_path / "crops", 1 << 30))
+    for number in range(5):
+        cache.write(key_of(number), crops_of(number))
+        assert not cache.read(key_of(number), np.zeros(CROPS, np.uint8))
+
+
+WRITER = """
+import resource, signal, sys
+from pathlib import Path
+from owl_stream.assemble import CacheSettings
+from owl_stream.assemble.cache import CropCache
+from tests.assemble.test_cache import crops_of, key_of
+directory, most, start = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+if most:
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+cache = CropCache(CacheSettings(directory, 1 << 30))
+print("begun", flush=True)
+for number in range(start, start + 5000):
+    cache.write(key_of(number), crops_of(number))
+    if most:
+        break
+"""
+
+
+def writer(directory: Path, most: int = 0, start: int = 0) -> subprocess.Popen[bytes]:
+    """Another process that fills the cache; it has begun."""
+    command = [sys.executable, "-c", WRITER, str(directory), str(most), str(start)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"begun\n"
+    return process
+
+
+def test_a_killed_writer_leaves_nothing_that_is_taken_for_crops(tmp_path: Path) -> None:
+    """SIGKILL at random moments, two writers at a time over the same keys: every file is whole or is not looked at."""
+    rng, out, found = random.Random(0), np.zeros(CROPS, np.uint8), 0
+    for _ in range(8):
+        pair = [writer(tmp_path), writer(tmp_path)]
+        time.sleep(rng.uniform(0.0, 0.2))
+        for process in pair:
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+    reading = CropCache(CacheSettings(tmp_path, 1 << 30))
+    for path in files(tmp_path):
+        number = int.from_bytes(bytes.fromhex(path.stem), "little")
+        assert reading.read(key_of(number), out), path
+        assert (out == crops_of(number)).all()
+        found += 1
+    assert found == reading.hits > 0
+
+
+def test_a_disk_without_room_keeps_nothing_of_a_file(tmp_path: Path) -> None:
+    """The write ends in the middle of the pixels, as on a full disk: the process goes on, no file is left."""
+    process = writer(tmp_path, most=NBYTES // 2)
+    process.communicate()
+    assert process.returncode == 0
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def mixed() -> list[Sample]:
+    """Pictures, texts, and one picture whose end is missing in the middle."""
+    made: list[Sample] = []
+    for number in range(12):
+        parts = {"json": chat(("<|image|>What is it?", "An owl" + " sits" * number + "."))}
+        made.append((f"p{number:02}", {**parts, "jpg": picture(60 + number, 40, number)}))
+    made.append(("bad", {"json": chat(("<|image|>?", "A cat.")), "jpg": damaged_jpeg(picture(160, 120, 7))}))
+    made.append(("text", {"json": chat(("Say something.", "No picture."))}))
+    return made
+
+
+def cached(dataset: Dataset, directory: Path) -> Assembler:
+    """An assembler of the data set that keeps crops."""
+    factory = dataset.assembler_factory
+    return type(factory)(factory.recipe, factory.tokenizer, factory.shards, CacheSettings(directory, 1 << 30))()
+
+
+def test_frames_are_the_same_with_a_cache_cold_and_warm(tmp_path: Path) -> None:
+    """Byte for byte, the masked row included; the second epoch decodes nothing but what is bad."""
+    (tmp_path / "data").mkdir()
+    dataset = make_dataset(tmp_path / "data", mixed())
+    assembler = cached(dataset, tmp_path / "crops")
+    counts = []
+    for epoch in (0, 1, 0):
+        hits = misses = 0
+        for step in range(dataset.steps_per_epoch):
+            job = dataset.job(epoch, step, 0, 0, 1, 4)
+            bare, made = run_job(dataset, job), run_job(dataset, job, assembler)
+            assert made.frame == bare.frame
+            hits, misses = hits + made.assembled.cache_hits, misses + made.assembled.cache_misses
+        counts.append((hits, misses))
+    assert counts == [(0, 13), (12, 1), (12, 1)]
+    assembler.close()
+    dataset.close()
+
+
+def test_crops_are_shared_by_content_and_never_across_recipes(tmp_path: Path) -> None:
+    """Other shards, names and batches with the same samples hit; another resize, cut or size misses."""
+    home, crops = tmp_path / "data", tmp_path / "crops"
+    home.mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    first = make_dataset(home, mixed()[:4], global_batch_size=4)
+    run_job(first, first.job(0, 0, 0, 0, 1, 4), cached(first, crops))
+    moved = make_dataset(tmp_path / "elsewhere", [mixed()[:1], mixed()[1:4]], global_batch_size=2, max_length=400)
+    again = run_job(moved, moved.job(0, 0, 0, 0, 1, 2), cached(moved, crops))
+    assert (again.assembled.cache_hits, again.assembled.cache_misses) == (2, 0)
+    for settings in ({"resize": "pillow"}, {"image_size": 42}, {"cut": "off"}):
+        other = make_dataset(home, mixed()[:4], **settings)
+        made = run_job(other, other.job(0, 0, 0, 0, 1, 4), cached(other, crops))
+        assert made.frame == run_job(other, other.job(0, 0, 0, 0, 1, 4)).frame
+        assert made.assembled.cache_hits == 0, settings
+        other.close()
+    first.close()
+    moved.close()

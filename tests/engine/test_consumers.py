@@ -1,0 +1,114 @@
+"""Several consumers of one engine: frames wait for those a little behind, and work is shared fairly."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections import Counter
+
+import pytest
+
+from owl_stream.assemble import Dataset
+from owl_stream.engine import Coordinate, ProcessEngine
+from tests.engine.conftest import running
+
+
+class Consumer:
+    """Somebody who reads frames for as long as this lives."""
+
+
+def place(step: int, rank: int = 0) -> Coordinate:
+    """A half of a step."""
+    return Coordinate(0, step, 0, rank, 2, 2)
+
+
+async def read(engine: ProcessEngine, dataset: Dataset, step: int, consumer: object, rank: int = 0) -> bytes:
+    """One frame, given back at once."""
+    with await engine.frame(dataset, place(step, rank), consumer) as lease:
+        return bytes(lease.view)
+
+
+def test_fault_21_a_consumer_a_little_behind_gets_what_was_assembled(dataset: Dataset) -> None:
+    """The second of two reads the first one's frames, byte for byte, and costs no assembly."""
+
+    async def run() -> None:
+        async with running(ProcessEngine(1, share_bytes=64 << 20)) as engine:
+            ahead, behind = Consumer(), Consumer()
+            await read(engine, dataset, 0, behind)
+            first = [await read(engine, dataset, step, ahead) for step in range(5)]
+            assert [await read(engine, dataset, step, behind) for step in range(5)] == first
+            assert engine.statistics().assembled == 5 + 1  # step 0 before there were two
+
+    asyncio.run(run())
+
+
+def test_a_consumer_outside_the_window_is_served_all_the_same(dataset: Dataset) -> None:
+    """What has left the window is assembled again, with equal bytes."""
+
+    async def run() -> None:
+        async with running(ProcessEngine(1, share_bytes=1)) as engine:
+            ahead, behind = Consumer(), Consumer()
+            await read(engine, dataset, 0, behind)
+            first = [await read(engine, dataset, step, ahead) for step in range(4)]
+            assert [await read(engine, dataset, step, behind) for step in range(4)] == first
+            assert engine.statistics().assembled == 9
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("others", [0, 1])
+def test_nothing_is_kept_for_one_alone(dataset: Dataset, others: int) -> None:
+    """Frames go back at once where nobody else reads the same share: another rank is somebody else."""
+
+    async def run() -> None:
+        async with running(ProcessEngine(1, share_bytes=64 << 20)) as engine:
+            alone, other = Consumer(), Consumer()
+            for _ in range(others):
+                await read(engine, dataset, 0, other, rank=1)
+            for _ in range(2):
+                await read(engine, dataset, 0, alone)
+            assert engine.statistics().assembled == 2 + others
+
+    asyncio.run(run())
+
+
+def test_who_has_gone_is_not_waited_for(dataset: Dataset) -> None:
+    """Once the other one is gone nothing is kept any more, and nothing remains of either."""
+
+    async def run() -> None:
+        async with running(ProcessEngine(1, share_bytes=64 << 20)) as engine:
+            stays, leaves = Consumer(), Consumer()
+            for consumer in (stays, leaves):
+                await read(engine, dataset, 0, consumer)
+            del leaves, consumer
+            gc.collect()
+            for _ in range(2):
+                await read(engine, dataset, 1, stays)
+            assert engine.statistics().assembled == 1 + 1 + 2
+
+    asyncio.run(run())
+
+
+def test_a_consumer_that_asks_for_much_starves_nobody(dataset: Dataset) -> None:
+    """One asks for eight frames at once, and then another for one at a time: they take turns."""
+
+    async def run() -> None:
+        order: list[str] = []
+
+        async def ask(name: str, step: int, consumer: Consumer, rank: int) -> None:
+            await read(engine, dataset, step, consumer, rank)
+            order.append(name)
+
+        async with running(ProcessEngine(1)) as engine:
+            greedy, modest = Consumer(), Consumer()
+            await read(engine, dataset, 0, modest, rank=1)  # the worker has started
+            asked = [asyncio.create_task(ask("greedy", step, greedy, 0)) for step in range(8)]
+            await asyncio.sleep(0)
+            for step in range(1, 4):
+                await ask("modest", step, modest, 1)
+            counts = Counter(order)
+            assert counts["modest"] == 3
+            assert counts["greedy"] <= 6
+            await asyncio.gather(*asked)
+
+    asyncio.run(run())

@@ -1,0 +1,66 @@
+"""The queue in which consumers take turns."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+
+from owl_stream.engine.fair import FairQueue
+
+
+def served(queue: FairQueue[str], count: int) -> list[str]:
+    """The next items."""
+
+    async def take() -> list[str]:
+        return [await queue.get() for _ in range(count)]
+
+    return asyncio.run(take())
+
+
+def test_one_consumer_is_served_in_its_order() -> None:
+    """Nothing overtakes within a stream."""
+    queue: FairQueue[str] = FairQueue()
+    for number in range(5):
+        queue.put(str(number), 1, 10.0 - number)
+    assert served(queue, 5) == list("01234")
+
+
+def test_a_consumer_that_asks_for_much_gets_no_more() -> None:
+    """Sixteen items of one and four of another, of equal cost: they take turns until the smaller one has all."""
+    queue: FairQueue[str] = FairQueue()
+    for _ in range(16):
+        queue.put("greedy", 1, 1.0)
+    for _ in range(4):
+        queue.put("modest", 2, 1.0)
+    assert Counter(served(queue, 8)) == {"greedy": 4, "modest": 4}
+
+
+def test_shares_are_of_work_and_not_of_items() -> None:
+    """Items that cost four times as much come a quarter as often."""
+    queue: FairQueue[str] = FairQueue()
+    for _ in range(40):
+        queue.put("large", 1, 4.0)
+        queue.put("small", 2, 1.0)
+    counts = Counter(served(queue, 25))
+    assert counts["small"] == 4 * counts["large"]
+
+
+def test_silence_saves_up_no_claims() -> None:
+    """Who comes late takes turns from then on, and does not get all that the others had before."""
+    queue: FairQueue[str] = FairQueue()
+    for _ in range(20):
+        queue.put("early", 1, 1.0)
+    assert set(served(queue, 10)) == {"early"}
+    for _ in range(10):
+        queue.put("late", 2, 1.0)
+    assert Counter(served(queue, 8)) == {"early": 4, "late": 4}
+
+
+def test_what_is_left_can_be_taken_out() -> None:
+    """All of it, and then there is nothing."""
+    queue: FairQueue[str] = FairQueue()
+    for number in range(300):
+        queue.put(str(number), number, 1.0)
+    assert len(queue) == 300
+    assert len(queue.drain()) == 300
+    assert len(queue) == 0
