@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from abc import ABC, abstractmethod
-from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import NamedTuple
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
 from owl_stream.assemble import Assembled, Dataset, Job
 from owl_stream.engine.recent import RecentFrames
@@ -115,14 +115,15 @@ class Engine(ABC):
     """Makes frames. Everything runs on the event loop that first uses it.
 
     Equal coordinates that overlap in time share one assembly, and so do those that come a little later: while several
-    consumers read the same share of a dataset, the latest frames that nobody holds any more are kept, up to
-    `share_bytes`. (For one alone they are not: memory that is used again at once is in a cache still.) A waiter that is
-    cancelled disturbs neither the assembly nor the other waiters. Failures are not kept: the next one begins anew.
+    consumers read the same share of a dataset at about the same epoch, the latest frames that nobody holds any more are
+    kept, up to `share_bytes`. (For one alone they are not: memory that is used again at once is in a cache still.) A
+    waiter that is cancelled disturbs neither the assembly nor the other waiters. Failures are not kept: the next one
+    begins anew.
     """
 
     def __init__(self, share_bytes: int = 0) -> None:
         self._assemblies: dict[tuple[str, Coordinate], _Assembly] = {}
-        self._readers: defaultdict[Hashable, WeakSet[object]] = defaultdict(WeakSet)
+        self._consumers: WeakKeyDictionary[object, tuple[str, Coordinate]] = WeakKeyDictionary()
         self._recent: RecentFrames[tuple[str, Coordinate], Memory] = RecentFrames(share_bytes)
         self._sums = _Sums()
         self.on_assembled: Callable[[float], None] = lambda seconds: None
@@ -150,7 +151,7 @@ class Engine(ABC):
             raise TemporaryError("the engine is closing: ask again, or ask another server")
         key = (dataset.fingerprint, at)
         if consumer is not None:
-            self._readers[_share(key)].add(consumer)
+            self._consumers[consumer] = key
         assembly = self._assemblies.get(key)
         if assembly is None and (kept := self._recent.take(key)) is not None:
             assembly = self._assemblies[key] = _Assembly(asyncio.get_running_loop().create_future())
@@ -233,16 +234,13 @@ class Engine(ABC):
 
     def _forget(self, key: tuple[str, Coordinate], assembly: _Assembly) -> None:
         del self._assemblies[key]
-        readers = self._readers[_share(key)]
-        if len(readers) > 1 and not self._closed:
+        if not self._closed and sum(_close(key, other) for other in self._consumers.values()) > 1:
             self._recent.keep(key, assembly.task.result())
-            return
-        assembly.task.result().release()
-        if not readers:
-            del self._readers[_share(key)]
+        else:
+            assembly.task.result().release()
 
 
-def _share(key: tuple[str, Coordinate]) -> Hashable:
-    """What consumers have in common that will ask for the same frames."""
-    fingerprint, at = key
-    return fingerprint, at.rank, at.world_size, at.micro_batch_size
+def _close(one: tuple[str, Coordinate], other: tuple[str, Coordinate]) -> bool:
+    """Whether who asked for the other one may soon ask for this one too."""
+    (fingerprint, at), (others, there) = one, other
+    return fingerprint == others and at[3:] == there[3:] and abs(at.epoch - there.epoch) <= 1

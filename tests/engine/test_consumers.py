@@ -17,14 +17,16 @@ class Consumer:
     """Somebody who reads frames for as long as this lives."""
 
 
-def place(step: int, rank: int = 0) -> Coordinate:
+def place(step: int, rank: int = 0, epoch: int = 0) -> Coordinate:
     """A half of a step."""
-    return Coordinate(0, step, 0, rank, 2, 2)
+    return Coordinate(epoch, step, 0, rank, 2, 2)
 
 
-async def read(engine: ProcessEngine, dataset: Dataset, step: int, consumer: object, rank: int = 0) -> bytes:
+async def read(
+    engine: ProcessEngine, dataset: Dataset, step: int, consumer: object, rank: int = 0, epoch: int = 0
+) -> bytes:
     """One frame, given back at once."""
-    with await engine.frame(dataset, place(step, rank), consumer) as lease:
+    with await engine.frame(dataset, place(step, rank, epoch), consumer) as lease:
         return bytes(lease.view)
 
 
@@ -56,18 +58,18 @@ def test_a_consumer_outside_the_window_is_served_all_the_same(dataset: Dataset) 
     asyncio.run(run())
 
 
-@pytest.mark.parametrize("others", [0, 1])
-def test_nothing_is_kept_for_one_alone(dataset: Dataset, others: int) -> None:
-    """Frames go back at once where nobody else reads the same share: another rank is somebody else."""
+@pytest.mark.parametrize("elsewhere", [None, (1, 0), (0, 2)], ids=["alone", "another rank", "another epoch"])
+def test_nothing_is_kept_for_one_alone(dataset: Dataset, elsewhere: tuple[int, int] | None) -> None:
+    """Frames go back at once where nobody else reads the same share: other ranks and far epochs have other frames."""
 
     async def run() -> None:
         async with running(ProcessEngine(1, share_bytes=64 << 20)) as engine:
             alone, other = Consumer(), Consumer()
-            for _ in range(others):
-                await read(engine, dataset, 0, other, rank=1)
+            if elsewhere:
+                await read(engine, dataset, 0, other, *elsewhere)
             for _ in range(2):
                 await read(engine, dataset, 0, alone)
-            assert engine.statistics().assembled == 2 + others
+            assert engine.statistics().assembled == 2 + (elsewhere is not None)
 
     asyncio.run(run())
 

@@ -1,4 +1,4 @@
-"""A reference stream of twenty small frames, read through memory as often as there are bytes or bits to harm."""
+"""A reference stream of two dozen small frames, read through memory as often as there are bytes or bits to harm."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Read = list[tuple[Cursor, bytes]]
 class TextWorld(World):
     """Rows of text only, one a step."""
 
-    steps: int = 16
+    steps: int = 20
     rows: int = 1
 
     def arrays(self, cursor: Cursor, share: Share) -> dict[str, NDArray[Any]]:
