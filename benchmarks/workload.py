@@ -64,7 +64,7 @@ class Source:
 def prepare(directory: Path, photographs: Sequence[Path], tokenizer: Path | None) -> dict[Kind, Workload]:
     """Write the shards and the tokenizer once; later runs find them."""
     directory.mkdir(parents=True, exist_ok=True)
-    tokens = tokenizer or directory / "tokenizer.json"
+    tokens = (tokenizer or directory / "tokenizer.json").resolve()
     if not tokens.exists():
         train_tokenizer([caption for language in LANGUAGES for caption in language.captions], tokens)
     name = "real" if photographs else "wheel"

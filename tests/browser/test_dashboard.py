@@ -101,3 +101,12 @@ def test_the_chart_fits_a_phone_and_can_be_read_by_keyboard(pages: Pages, server
     page.locator(".chart").focus()
     page.keyboard.press("ArrowRight")
     assert "now" in page.locator(".tip").inner_text()
+
+
+def test_advice_is_shown_while_trainers_wait_for_the_server(pages: Pages, server: ServerProcess) -> None:
+    """A reader that never makes the server wait: the page names the dearest stage; once it is gone the advice goes."""
+    page = pages.open("/")
+    with trainer(server):
+        page.wait_for_function("() => /-bound: .*add cores/.test(document.querySelector('.advice')?.innerText)")
+    page.wait_for_selector("text=No trainer is reading now.")
+    page.wait_for_function("() => document.querySelector('.advice').innerText === ''")

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import threading
+import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -262,3 +263,41 @@ def test_without_an_endpoint_no_tracing_is_loaded(tmp_path: Path) -> None:
     config = small_dataset(tmp_path, server={"workers": 0})
     done = subprocess.run([sys.executable, "-c", code, config], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_bottleneck_is_named_while_streams_wait_for_the_server(counted: ServerProcess) -> None:
+    """A reader that takes all there is waits for assembly: one stage is named; with no reader none is."""
+    done = threading.Event()
+
+    def read() -> None:
+        with urllib.request.urlopen(f"{counted.url}{STREAM}?epochs=100000", timeout=30) as stream:
+            while not done.is_set():
+                stream.read(1 << 14)
+
+    reading = threading.Thread(target=read)
+    reading.start()
+    while value(counted, "owl_stream_bottleneck") != 1:
+        pass
+    done.set()
+    reading.join()
+    while value(counted, "owl_stream_streams_open"):
+        pass
+    assert value(counted, "owl_stream_bottleneck") == 0
+
+
+def test_the_crop_cache_counts_what_it_found(tmp_path: Path) -> None:
+    """A second server over the same directory decodes nothing: every row with images is a hit, the bytes are equal."""
+    config = small_dataset(tmp_path, server={"workers": 2, "cache": {"dir": "crops"}})
+    epochs = []
+    for expected in ({"hit": 0, "miss": 30}, {"hit": 30, "miss": 0}):
+        with ServerProcess(config) as server:
+            epochs.append(get(server.url + STREAM).body)
+            found = {
+                outcome: value(server, "owl_stream_crop_cache_lookups_total", dataset="train", outcome=outcome)
+                for outcome in expected
+            }
+            assert found == expected
+            assert value(server, "owl_stream_stage_seconds_total", stage="cache") > 0
+            assert server.stop() == 0
+    frames = [[frame for frame in parse_frames(epoch) if isinstance(frame.header, BatchHeader)] for epoch in epochs]
+    assert frames[0] == frames[1]
