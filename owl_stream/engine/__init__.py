@@ -3,8 +3,10 @@
 An engine turns (dataset, coordinate) into a leased frame. It never decides what is in a frame and never sends one.
 """
 
+from owl_stream.engine.consumer import Consumer
+from owl_stream.engine.coordinate import Coordinate
 from owl_stream.engine.inline import InlineEngine
 from owl_stream.engine.processes import ProcessEngine
-from owl_stream.engine.shared import Coordinate, Engine, EngineStatistics, FrameLease
+from owl_stream.engine.shared import Engine, EngineStatistics, FrameLease
 
-__all__ = ["Coordinate", "Engine", "EngineStatistics", "FrameLease", "InlineEngine", "ProcessEngine"]
+__all__ = ["Consumer", "Coordinate", "Engine", "EngineStatistics", "FrameLease", "InlineEngine", "ProcessEngine"]

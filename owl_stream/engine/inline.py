@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from owl_stream.assemble import Assembler, Dataset, Job
+from owl_stream.engine.consumer import Consumer
 from owl_stream.engine.shared import Engine, Memory
 
 
@@ -16,7 +17,7 @@ class InlineEngine(Engine):
         self._assemblers: dict[str, Assembler] = {}
         self._turn = asyncio.Lock()
 
-    async def _assemble(self, dataset: Dataset, job: Job, consumer: object) -> Memory:
+    async def _assemble(self, dataset: Dataset, job: Job, consumer: Consumer | None) -> Memory:
         async with self._turn:
             return await asyncio.to_thread(self._assemble_now, dataset, job)
 

@@ -21,6 +21,7 @@ from collections.abc import Sequence
 
 from owl_stream.assemble import Assembled, Dataset, Job, JobRow
 from owl_stream.engine.channel import Done, Open, Work, receive, send
+from owl_stream.engine.consumer import Consumer
 from owl_stream.engine.cores import usable_cores
 from owl_stream.engine.fair import FairQueue
 from owl_stream.engine.shared import Engine, EngineStatistics, Memory
@@ -237,7 +238,7 @@ class ProcessEngine(Engine):
             if worker is not None:
                 worker.forget(slab)
 
-    async def _assemble(self, dataset: Dataset, job: Job, consumer: object) -> Memory:
+    async def _assemble(self, dataset: Dataset, job: Job, consumer: Consumer | None) -> Memory:
         await self.start()
         for tries in range(1, MAX_TRIES + 1):
             job = dataclasses.replace(job, condemned=self._condemned_in(job))

@@ -9,23 +9,13 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 from owl_stream.assemble import Assembled, Dataset, Job
+from owl_stream.engine.consumer import Consumer
+from owl_stream.engine.coordinate import Coordinate
 from owl_stream.engine.recent import RecentFrames
 from owl_stream.errors import OwlStreamError, TemporaryError, WorkerError
-
-
-class Coordinate(NamedTuple):
-    """Which micro-batch of a dataset: all whole numbers from 0, sizes from 1."""
-
-    epoch: int
-    step: int
-    micro: int
-    rank: int
-    world_size: int
-    micro_batch_size: int
 
 
 @dataclass(frozen=True)
@@ -123,7 +113,7 @@ class Engine(ABC):
 
     def __init__(self, share_bytes: int = 0) -> None:
         self._assemblies: dict[tuple[str, Coordinate], _Assembly] = {}
-        self._consumers: WeakKeyDictionary[object, tuple[str, Coordinate]] = WeakKeyDictionary()
+        self._consumers: WeakKeyDictionary[Consumer, tuple[str, Coordinate]] = WeakKeyDictionary()
         self._recent: RecentFrames[tuple[str, Coordinate], Memory] = RecentFrames(share_bytes)
         self._sums = _Sums()
         self.on_assembled: Callable[[float], None] = lambda seconds: None
@@ -136,11 +126,10 @@ class Engine(ABC):
     async def prepare(self, dataset: Dataset) -> None:  # noqa: B027 # an engine without workers has nothing to load
         """Load what the dataset's frames need, so that the first one does not wait for it. Never fails."""
 
-    async def frame(self, dataset: Dataset, at: Coordinate, consumer: object = None) -> FrameLease:
+    async def frame(self, dataset: Dataset, at: Coordinate, consumer: Consumer | None = None) -> FrameLease:
         """Assemble a micro-batch, or join those who wait for it.
 
-        Where workers are short, each `consumer` gets an equal share of their work. It is any object that lives as long
-        as whoever asks goes on asking; those who give none are one.
+        Those who give no `consumer` share the workers' time as one.
 
         Raises:
             RequestError: the dataset has no such coordinate.
@@ -197,10 +186,10 @@ class Engine(ABC):
         await asyncio.gather(*(a.task for a in self._assemblies.values()), return_exceptions=True)
         self._recent.clear()
 
-    async def _make(self, dataset: Dataset, at: Coordinate, consumer: object) -> Memory:
+    async def _make(self, dataset: Dataset, at: Coordinate, consumer: Consumer | None) -> Memory:
         began = time.monotonic()
         try:
-            job = await asyncio.to_thread(dataset.job, *at)
+            job = await (consumer or Consumer(dataset)).job(at)
             memory = await self._assemble(dataset, job, consumer)
         except OwlStreamError as exc:
             self._sums.failed[exc.code] += 1
@@ -216,7 +205,7 @@ class Engine(ABC):
         return memory
 
     @abstractmethod
-    async def _assemble(self, dataset: Dataset, job: Job, consumer: object) -> Memory:
+    async def _assemble(self, dataset: Dataset, job: Job, consumer: Consumer | None) -> Memory:
         """Make one frame in memory of its own."""
 
     def _settle(self, key: tuple[str, Coordinate], task: asyncio.Future[Memory]) -> None:

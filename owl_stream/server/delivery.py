@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from owl_stream import __version__
 from owl_stream.assemble import Dataset
-from owl_stream.engine import Coordinate, Engine, FrameLease
+from owl_stream.engine import Consumer, Coordinate, Engine, FrameLease
 from owl_stream.errors import DrainingError, OwlStreamError, TemporaryError
 from owl_stream.server.direct import DirectSocket
 from owl_stream.server.logs import stream_in_logs
@@ -107,7 +107,7 @@ class Window:
 
     def __init__(self, engine: Engine, journey: Journey, prefetch_bytes: int) -> None:
         self._engine, self._dataset, self._prefetch_bytes = engine, journey.dataset, prefetch_bytes
-        self._coordinates = journey.coordinates()
+        self._consumer = Consumer(journey.dataset, journey.coordinates())
         self._tasks: deque[asyncio.Task[FrameLease]] = deque()
         self._largest = 0
         self._exhausted = False
@@ -117,11 +117,11 @@ class Window:
         # The frame that is being sent is in memory too; beside it one may always be on its way.
         ahead = min(MAX_AHEAD, self._prefetch_bytes // self._largest - 1) if self._largest else 2
         while not self._exhausted and len(self._tasks) < max(1, ahead):
-            at = next(self._coordinates, None)
+            at = self._consumer.next()
             if at is None:
                 self._exhausted = True
             else:
-                self._tasks.append(asyncio.create_task(self._engine.frame(self._dataset, at, self)))
+                self._tasks.append(asyncio.create_task(self._engine.frame(self._dataset, at, self._consumer)))
 
     @property
     def next(self) -> asyncio.Task[FrameLease] | None:

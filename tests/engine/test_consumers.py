@@ -9,12 +9,9 @@ from collections import Counter
 import pytest
 
 from owl_stream.assemble import Dataset
-from owl_stream.engine import Coordinate, ProcessEngine
+from owl_stream.engine import Consumer, Coordinate, ProcessEngine
+from owl_stream.errors import RequestError
 from tests.engine.conftest import running
-
-
-class Consumer:
-    """Somebody who reads frames for as long as this lives."""
 
 
 def place(step: int, rank: int = 0, epoch: int = 0) -> Coordinate:
@@ -23,7 +20,7 @@ def place(step: int, rank: int = 0, epoch: int = 0) -> Coordinate:
 
 
 async def read(
-    engine: ProcessEngine, dataset: Dataset, step: int, consumer: object, rank: int = 0, epoch: int = 0
+    engine: ProcessEngine, dataset: Dataset, step: int, consumer: Consumer, rank: int = 0, epoch: int = 0
 ) -> bytes:
     """One frame, given back at once."""
     with await engine.frame(dataset, place(step, rank, epoch), consumer) as lease:
@@ -35,7 +32,7 @@ def test_fault_21_a_consumer_a_little_behind_gets_what_was_assembled(dataset: Da
 
     async def run() -> None:
         async with running(ProcessEngine(1, share_bytes=64 << 20)) as engine:
-            ahead, behind = Consumer(), Consumer()
+            ahead, behind = Consumer(dataset), Consumer(dataset)
             await read(engine, dataset, 0, behind)
             first = [await read(engine, dataset, step, ahead) for step in range(5)]
             assert [await read(engine, dataset, step, behind) for step in range(5)] == first
@@ -49,7 +46,7 @@ def test_a_consumer_outside_the_window_is_served_all_the_same(dataset: Dataset) 
 
     async def run() -> None:
         async with running(ProcessEngine(1, share_bytes=1)) as engine:
-            ahead, behind = Consumer(), Consumer()
+            ahead, behind = Consumer(dataset), Consumer(dataset)
             await read(engine, dataset, 0, behind)
             first = [await read(engine, dataset, step, ahead) for step in range(4)]
             assert [await read(engine, dataset, step, behind) for step in range(4)] == first
@@ -64,7 +61,7 @@ def test_nothing_is_kept_for_one_alone(dataset: Dataset, elsewhere: tuple[int, i
 
     async def run() -> None:
         async with running(ProcessEngine(1, share_bytes=64 << 20)) as engine:
-            alone, other = Consumer(), Consumer()
+            alone, other = Consumer(dataset), Consumer(dataset)
             if elsewhere:
                 await read(engine, dataset, 0, other, *elsewhere)
             for _ in range(2):
@@ -79,7 +76,7 @@ def test_who_has_gone_is_not_waited_for(dataset: Dataset) -> None:
 
     async def run() -> None:
         async with running(ProcessEngine(1, share_bytes=64 << 20)) as engine:
-            stays, leaves = Consumer(), Consumer()
+            stays, leaves = Consumer(dataset), Consumer(dataset)
             for consumer in (stays, leaves):
                 await read(engine, dataset, 0, consumer)
             del leaves, consumer
@@ -102,7 +99,7 @@ def test_a_consumer_that_asks_for_much_starves_nobody(dataset: Dataset) -> None:
             order.append(name)
 
         async with running(ProcessEngine(1)) as engine:
-            greedy, modest = Consumer(), Consumer()
+            greedy, modest = Consumer(dataset), Consumer(dataset)
             await read(engine, dataset, 0, modest, rank=1)  # the worker has started
             asked = [asyncio.create_task(ask("greedy", step, greedy, 0)) for step in range(8)]
             await asyncio.sleep(0)
@@ -112,5 +109,40 @@ def test_a_consumer_that_asks_for_much_starves_nobody(dataset: Dataset) -> None:
             assert counts["modest"] == 3
             assert counts["greedy"] <= 6
             await asyncio.gather(*asked)
+
+    asyncio.run(run())
+
+
+def test_a_run_of_places_is_planned_together_and_each_is_told_its_own(dataset: Dataset) -> None:
+    """Places behind the end are errors of those places alone; a place that was never named is planned by itself."""
+
+    async def run() -> None:
+        last = dataset.steps_per_epoch
+        places = [place(step) for step in (0, 1, 2, last, 3)]
+        consumer = Consumer(dataset, places)
+        assert [consumer.next() for _ in range(6)] == [*places, None]
+        jobs = await asyncio.gather(*(consumer.job(at) for at in places), return_exceptions=True)
+        assert isinstance(jobs[3], RequestError)
+        assert [job for job in jobs if not isinstance(job, BaseException)] == [
+            dataset.job(*at) for at in places if at.step < last
+        ]
+        assert await consumer.job(place(1)) == dataset.job(*place(1))
+
+    asyncio.run(run())
+
+
+def test_a_cancelled_waiter_leaves_the_plan_to_the_others(dataset: Dataset) -> None:
+    """Of two places that are planned together one is given up: the other one is planned all the same."""
+
+    async def run() -> None:
+        consumer = Consumer(dataset, [place(0), place(1), place(2)])
+        for _ in range(3):
+            consumer.next()
+        given_up, wanted = asyncio.create_task(consumer.job(place(1))), asyncio.create_task(consumer.job(place(2)))
+        await asyncio.sleep(0)
+        given_up.cancel()
+        assert await wanted == dataset.job(*place(2))
+        with pytest.raises(asyncio.CancelledError):
+            await given_up
 
     asyncio.run(run())

@@ -1,0 +1,71 @@
+"""Somebody who reads a dataset's frames in order."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Iterable
+from itertools import islice
+
+from owl_stream.assemble import Dataset, Job
+from owl_stream.engine.coordinate import Coordinate
+
+PLANNED_TOGETHER = 8
+"""Handing work to a thread and back costs more than planning a frame does, so several frames go at a time."""
+
+
+class Consumer:
+    """Reads `places` of a dataset, in order, for as long as this object lives.
+
+    Where workers are short, each consumer gets an equal share of their work.
+    """
+
+    def __init__(self, dataset: Dataset, places: Iterable[Coordinate] = ()) -> None:
+        self._dataset, self._places = dataset, iter(places)
+        self._ahead: deque[Coordinate] = deque()
+        self._runs: dict[Coordinate, _Run] = {}
+        self._together = 1  # the first frame waits for no other one
+
+    def next(self) -> Coordinate | None:
+        """The next place to ask the engine for; None behind the last one."""
+        if not self._ahead:
+            self._ahead.extend(islice(self._places, self._together))
+            self._together = PLANNED_TOGETHER
+            run = _Run(self._dataset, tuple(self._ahead))
+            self._runs.update(dict.fromkeys(self._ahead, run))
+        return self._ahead.popleft() if self._ahead else None
+
+    async def job(self, at: Coordinate) -> Job:
+        """What has to be done for the frame at a place; planned with those that follow it, if `next` has named it.
+
+        Raises:
+            RequestError, ReadError: see `Dataset.job`.
+        """
+        run = self._runs.pop(at, None) or _Run(self._dataset, (at,))
+        return await run.job(at)
+
+
+class _Run:
+    """Places that are planned in one go, once the first of them is asked for."""
+
+    def __init__(self, dataset: Dataset, places: tuple[Coordinate, ...]) -> None:
+        self._dataset, self._places = dataset, places
+        self._planning: asyncio.Task[dict[Coordinate, Job | Exception]] | None = None
+
+    async def job(self, at: Coordinate) -> Job:
+        if self._planning is None:
+            self._planning = asyncio.create_task(asyncio.to_thread(self._plan))
+        # Whoever is cancelled while waiting must not take the plan away from the others.
+        outcome = (await asyncio.shield(self._planning))[at]
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    def _plan(self) -> dict[Coordinate, Job | Exception]:
+        planned: dict[Coordinate, Job | Exception] = {}
+        for at in self._places:
+            try:
+                planned[at] = self._dataset.job(*at)
+            except Exception as exc:  # each is told to the one who asks for its place
+                planned[at] = exc
+        return planned
