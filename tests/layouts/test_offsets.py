@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from owl_stream.errors import MediaOffsetError
 from owl_stream.layouts import EncodedRow, OffsetReport, check_media_offset, get_layout
+from owl_stream.layouts.offsets import NO_IMAGE, _counts_hold, _name_wrong_count
 from tests.layouts.batches import collated, row
 
 NONE = -1_000_000
@@ -171,3 +172,37 @@ def test_the_check_needs_no_image_at_all() -> None:
     offset = np.zeros((2, 3, 2), dtype=np.int64)
     offset[:, :, 1] = NONE
     assert check_media_offset(offset, layout="owl3-240728", crops=0) == OffsetReport(0, 2, 0, 0)
+
+
+@given(st.data())
+def test_the_quick_test_and_the_naming_one_agree(data: st.DataObject) -> None:
+    """On tensors that hold and on ones with any few cells changed: what one refuses the other names."""
+    rows, length = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 6))
+    offset = np.zeros((rows, length, 2), np.int64)
+    mask = np.zeros((rows, length), np.int64)
+    first = 0
+    for b in range(rows):
+        attended = data.draw(st.integers(1, length))
+        grows = np.array(
+            data.draw(st.lists(st.booleans(), min_size=attended - 1, max_size=attended - 1)), dtype=np.int64
+        )
+        counts = np.concatenate([[0], np.cumsum(grows)])
+        mask[b, :attended] = 1
+        offset[b, :, 0] = first
+        offset[b, :attended, 1] = first + counts
+        offset[b, attended:, 1] = first + counts[-1]
+        if not counts[-1]:
+            offset[b, :, 1] = NO_IMAGE
+        first += int(counts[-1])
+    values = st.sampled_from([-1, 0, 1, 2, NO_IMAGE, 2**63 - 1, -(2**63)])
+    for _ in range(data.draw(st.integers(0, 2))):
+        cell = tuple(data.draw(st.integers(0, n - 1)) for n in offset.shape)
+        offset[cell] = data.draw(values)
+    crops = first + data.draw(st.sampled_from([0, 0, 0, 1]))
+    given_mask = data.draw(st.sampled_from([None, mask]))
+    seen = offset[:, :, 1]
+    arguments = (offset[:, :, 0], seen, seen[:, 0] >= 0)
+    counts = np.where(arguments[2], seen[:, -1] - seen[:, 0], 0)
+    holds = _counts_hold(*arguments, counts, crops, given_mask)
+    with pytest.raises(AssertionError if holds else MediaOffsetError):
+        _name_wrong_count(*arguments, crops, given_mask)
