@@ -55,14 +55,16 @@ class DirectSocket:
         while pieces:
             if self._transport.is_closing():
                 raise ConnectionResetError("the connection is closing")
+            head = _head(pieces, MAX_WRITE_BYTES)
             try:
-                sent = os.writev(self._fd, _head(pieces, MAX_WRITE_BYTES))
+                sent = os.writev(self._fd, head)
             except BlockingIOError:
+                sent = 0
+            pieces = _behind(pieces, sent)
+            if sent < sum(map(len, head)):
                 await self._writable(idle_timeout_s)
-            else:
-                pieces = _behind(pieces, sent)
-                if pieces:
-                    await asyncio.sleep(0)
+            elif pieces:
+                await asyncio.sleep(0)
 
     async def _writable(self, idle_timeout_s: float) -> None:
         """Wait until the kernel takes more."""
