@@ -153,15 +153,19 @@ class _Assembly:
         of, job = self._of, self._job
         rows = [of._filler if row is None else self._encode(place, row) for place, row in enumerate(job.rows)]
         batch = Batch(of._recipe, job, rows, buffer)
-        for place, row in enumerate(rows):
+        report = self._collate(batch, rows)
+        hoped = list(rows)
+        for place, row in enumerate(hoped):
             rows[place] = self._drawn(place, row, batch)
+            with self._clock.stage("hash"):
+                batch.drawn(place)
         if not any(row.info.status == "ok" for row in rows) and (spare := self._good_spare()) is not None:
             rows, batch = self._with_spare(rows, *spare, buffer)
+        if rows != hoped:
+            report = self._collate(batch, rows)
         self._progress(-1)
-        with self._clock.stage("collate"):
-            report = batch.collate(rows, of._pad_id)
         with self._clock.stage("hash"):
-            frame = batch.place(rows)
+            frame = batch.close()
         statuses = tuple(row.info.status for row in rows)
         lengths = [row.encoded.text_tokens for row in rows]
         return Assembled(
@@ -175,6 +179,14 @@ class _Assembly:
             masked=tuple(self._masked),
             **self._cache_use(),
         )
+
+    def _collate(self, batch: Batch, rows: Sequence[Row]) -> OffsetReport:
+        """Write the text of rows, and the header that goes with it."""
+        self._progress(-1)
+        with self._clock.stage("collate"):
+            report = batch.collate(rows, self._of._pad_id)
+            batch.open(rows)
+        return report
 
     def _cache_use(self) -> dict[str, int]:
         cache = self._of._cache

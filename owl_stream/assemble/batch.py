@@ -16,7 +16,7 @@ from owl_stream.assemble.payload import MAX_REASON_BYTES, PIXELS, header_bound, 
 from owl_stream.config import Recipe
 from owl_stream.errors import FrameError
 from owl_stream.layouts import EncodedRow, OffsetReport, View, get_layout
-from owl_stream.wire import ALIGNMENT, BatchHeader, RowInfo, frame_nbytes, place_frame, tensor_views
+from owl_stream.wire import ALIGNMENT, BatchHeader, PlacedFrame, RowInfo, frame_nbytes, tensor_views
 
 _MASKED = "; the row was masked"
 
@@ -66,6 +66,7 @@ class Batch:
             raise FrameError(f"{job}: the frame needs a buffer of {needed} bytes, got {buffer.nbytes}")
         payload = buffer[self._start : self._start + self._nbytes]
         self._tensors: dict[str, NDArray[Any]] = tensor_views(payload, self._specs)
+        self._frame: PlacedFrame | None = None
 
     def crops(self, row: int) -> NDArray[np.uint8]:
         """Where the crops of a row go: uint8 [crops, 3, S, S]."""
@@ -87,10 +88,25 @@ class Batch:
         self._layout.collate([row.encoded for row in rows], pad_id, self._tensors)
         return self._layout.check(self._tensors, sum(self._crops))
 
-    def place(self, rows: Sequence[Row]) -> slice:
-        """Lay header and digest around the payload; returns where in the buffer the frame is."""
+    def open(self, rows: Sequence[Row]) -> None:
+        """Lay the header before the payload, whose text is written, in the hope that these rows stay as they are."""
+        self._frame = PlacedFrame(self._buffer, self._start, self._nbytes, self._header(rows))
+
+    def drawn(self, row: int) -> None:
+        """The crops of a row, and of all before it, are written: they are digested while they are in a cache."""
+        if self._frame is not None and self._crops[row]:
+            pixels = next(spec for spec in self._specs if spec.name == PIXELS)
+            crop_nbytes = pixels.nbytes // sum(self._crops)
+            self._frame.advance(pixels.offset + sum(self._crops[: row + 1]) * crop_nbytes)
+
+    def close(self) -> slice:
+        """Lay the digest behind the payload of the frame that was opened last; returns where in the buffer it is."""
+        assert self._frame is not None, "a frame is opened first"
+        return self._frame.finish()
+
+    def _header(self, rows: Sequence[Row]) -> BatchHeader:
         job = self._job
-        header = BatchHeader(
+        return BatchHeader(
             fingerprint=job.fingerprint,
             epoch=job.epoch,
             step=job.step,
@@ -104,7 +120,6 @@ class Batch:
             step_supervised_tokens=job.step_supervised_tokens,
             crops=sum(self._crops),
         )
-        return place_frame(self._buffer, self._start, self._nbytes, header)
 
     def _clear_gaps(self) -> None:
         """Buffers are used again: what an earlier frame left between aligned tensors would make equal frames differ."""

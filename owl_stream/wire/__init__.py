@@ -12,9 +12,9 @@ from owl_stream.wire.frame import (
     PROTOCOL_VERSION,
     Frame,
     Limits,
+    PlacedFrame,
     frame_nbytes,
     pack_frame,
-    place_frame,
 )
 from owl_stream.wire.headers import (
     BatchHeader,
@@ -50,6 +50,7 @@ __all__ = [
     "Heartbeat",
     "Hello",
     "Limits",
+    "PlacedFrame",
     "RowInfo",
     "SchemaEntry",
     "Stats",
@@ -61,6 +62,5 @@ __all__ = [
     "lay_out",
     "pack_frame",
     "parse_frames",
-    "place_frame",
     "tensor_views",
 ]

@@ -26,7 +26,7 @@ TRAILER = struct.Struct(">BQ")
 
 ARRAY_OF_FOUR, U32, BIN32, U64 = 0x94, 0xCE, 0xC6, 0xCF
 
-__all__ = ["ALIGNMENT", "Frame", "Limits", "frame_nbytes", "pack_frame", "place_frame"]
+__all__ = ["ALIGNMENT", "Frame", "Limits", "PlacedFrame", "frame_nbytes", "pack_frame"]
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def frame_nbytes(header_nbytes: int, payload_nbytes: int) -> int:
 
 
 def pack_frame(header: Header, payload: bytes | bytearray | memoryview = b"") -> bytes:
-    """A whole frame as bytes. Use `place_frame` where the payload already lies in shared memory."""
+    """A whole frame as bytes. Use `PlacedFrame` where the payload already lies in shared memory."""
     payload = memoryview(payload).cast("B")
     packed = _pack_header(header)
     body = b"".join(
@@ -66,30 +66,43 @@ def pack_frame(header: Header, payload: bytes | bytearray | memoryview = b"") ->
     return body + TRAILER.pack(U64, xxhash.xxh3_64_intdigest(body))
 
 
-def place_frame(buffer: memoryview, payload_start: int, payload_nbytes: int, header: Header) -> slice:
-    """Complete a frame around a payload that was already written to `buffer[payload_start:][:payload_nbytes]`.
+class PlacedFrame:
+    """A frame around a payload that lies (or will lie) at `buffer[payload_start:][:payload_nbytes]`.
 
-    The header is laid directly before the payload and the digest directly behind it, so the payload is never moved.
-
-    Returns:
-        The part of `buffer` that is the frame.
+    The header is laid directly before the payload and the digest directly behind it: the payload is never moved. What
+    has been written may be digested while it is in a cache: see `advance`.
 
     Raises:
         FrameError: the header needs more room than there is before the payload, or the digest behind it.
     """
-    packed = _pack_header(header)
-    start = payload_start - PAYLOAD_PREFIX.size - len(packed) - PREFIX.size
-    stop = payload_start + payload_nbytes
-    if start < 0 or stop + TRAILER.size > buffer.nbytes:
-        raise FrameError(
-            f"a header of {len(packed)} bytes and a payload of {payload_nbytes} do not fit around byte {payload_start} "
-            f"of a buffer of {buffer.nbytes}; ask for a smaller micro-batch"
-        )
-    PREFIX.pack_into(buffer, start, ARRAY_OF_FOUR, U32, len(packed))
-    buffer[start + PREFIX.size : payload_start - PAYLOAD_PREFIX.size] = packed
-    PAYLOAD_PREFIX.pack_into(buffer, payload_start - PAYLOAD_PREFIX.size, BIN32, payload_nbytes)
-    TRAILER.pack_into(buffer, stop, U64, xxhash.xxh3_64_intdigest(buffer[start:stop]))
-    return slice(start, stop + TRAILER.size)
+
+    def __init__(self, buffer: memoryview, payload_start: int, payload_nbytes: int, header: Header) -> None:
+        packed = _pack_header(header)
+        start = payload_start - PAYLOAD_PREFIX.size - len(packed) - PREFIX.size
+        stop = payload_start + payload_nbytes
+        if start < 0 or stop + TRAILER.size > buffer.nbytes:
+            raise FrameError(
+                f"a header of {len(packed)} bytes and a payload of {payload_nbytes} do not fit around byte "
+                f"{payload_start} of a buffer of {buffer.nbytes}; ask for a smaller micro-batch"
+            )
+        PREFIX.pack_into(buffer, start, ARRAY_OF_FOUR, U32, len(packed))
+        buffer[start + PREFIX.size : payload_start - PAYLOAD_PREFIX.size] = packed
+        PAYLOAD_PREFIX.pack_into(buffer, payload_start - PAYLOAD_PREFIX.size, BIN32, payload_nbytes)
+        self._buffer, self._payload_start = buffer, payload_start
+        self._start, self._done, self._stop = start, start, stop
+        self._digest = xxhash.xxh3_64()
+
+    def advance(self, payload_nbytes: int) -> None:
+        """The first so many bytes of the payload are what they will be."""
+        end = self._payload_start + payload_nbytes
+        self._digest.update(self._buffer[self._done : end])
+        self._done = end
+
+    def finish(self) -> slice:
+        """All of the payload is there. Returns the part of the buffer that is the frame."""
+        self.advance(self._stop - self._payload_start)
+        TRAILER.pack_into(self._buffer, self._stop, U64, self._digest.intdigest())
+        return slice(self._start, self._stop + TRAILER.size)
 
 
 def _pack_header(header: Header) -> bytes:

@@ -480,7 +480,7 @@ def test_progress_names_the_sample_at_work(tmp_path: Path, opened: list[Dataset]
     seen: list[int] = []
     made = run_job(dataset, job, progress=seen.append)
     assert made.rows[0].status == "repeated"
-    assert seen == [0, 0, 1, 1, -1]
+    assert seen == [0, -1, 0, 1, 1, -1, -1]  # read, collate, draw; read and draw the spare; collate anew, close
     assert job.row_at(0) == job.rows[0]
     assert job.row_at(1) == job.spares[0]
 

@@ -25,6 +25,7 @@ from owl_stream.wire import (
     Heartbeat,
     Hello,
     Limits,
+    PlacedFrame,
     RowInfo,
     SchemaEntry,
     Stats,
@@ -32,7 +33,6 @@ from owl_stream.wire import (
     lay_out,
     pack_frame,
     parse_frames,
-    place_frame,
     tensor_views,
 )
 
@@ -119,16 +119,19 @@ def test_a_frame_is_the_documented_msgpack_array() -> None:
 def test_placing_a_frame_gives_the_same_bytes_as_packing_it() -> None:
     """Shared memory and bytes hold identical frames, whatever lay in the memory before."""
     buffer = memoryview(bytearray(b"\xaa" * 4096))
-    buffer[2048 : 2048 + PAYLOAD_NBYTES] = PAYLOAD
-    part = place_frame(buffer, 2048, PAYLOAD_NBYTES, BATCH)
-    assert bytes(buffer[part]) == pack_frame(BATCH, PAYLOAD)
+    placed = PlacedFrame(buffer, 2048, PAYLOAD_NBYTES, BATCH)
+    for start in range(0, PAYLOAD_NBYTES, 100):  # written piece by piece, digested as it comes
+        piece = PAYLOAD[start : start + 100]
+        buffer[2048 + start : 2048 + start + len(piece)] = piece
+        placed.advance(start + len(piece))
+    assert bytes(buffer[placed.finish()]) == pack_frame(BATCH, PAYLOAD)
 
 
 @pytest.mark.parametrize("payload_start", [100, 4000])
 def test_placing_a_frame_without_room_is_refused(payload_start: int) -> None:
     """Neither the header nor the digest may run out of the buffer."""
     with pytest.raises(FrameError, match="smaller micro-batch"):
-        place_frame(memoryview(bytearray(4096)), payload_start, PAYLOAD_NBYTES, BATCH)
+        PlacedFrame(memoryview(bytearray(4096)), payload_start, PAYLOAD_NBYTES, BATCH)
 
 
 def test_tensors_are_views_into_the_payload() -> None:
