@@ -20,7 +20,7 @@ from tests.cli.command import Here, owl_stream, run
 from tests.support.datasets import small_dataset
 from tests.support.server import ROOT
 
-COMMANDS = ("demo", "pack", "check", "index", "serve", "bench", "plan", "inspect", "version")
+COMMANDS = ("demo", "pack", "check", "index", "serve", "bench", "plan", "fit-cost", "inspect", "version")
 
 
 def test_every_command_has_help_and_json(here: Here) -> None:
@@ -85,7 +85,7 @@ def test_a_bar_appears_on_stderr_only_where_work_takes_long(monkeypatch: pytest.
 
 def test_ctrl_c_ends_with_130_and_without_a_word(tmp_path: Path) -> None:
     """SIGINT to the whole group, as a terminal sends it, while processes start and index."""
-    path = small_dataset(tmp_path, samples=400, shards=4)
+    path = small_dataset(tmp_path, samples=1600, shards=4)
     # On a busy machine a run may end before the signal reaches it; that one says nothing about interrupts.
     outcomes = (_interrupted_check(path) for _ in range(5))
     assert next((outcome for outcome in outcomes if outcome[0] != 0), None) == (130, "", "")

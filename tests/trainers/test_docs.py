@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from owl_client import OwlStreamDataset
+from owl_stream.cli.fit_cost import read_times
 from tests.support.datasets import small_dataset
 from tests.support.server import ServerProcess
 from tests.trainers.snippets import run, snippets
@@ -26,7 +27,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 def test_every_section_with_code_is_run_somewhere() -> None:
     """A section that is added here must be run below or in the family."""
-    here = {"A plain loop", "DataLoader", "StatefulDataLoader", "DDP", "At another world size"}
+    here = {"A plain loop", "DataLoader", "StatefulDataLoader", "DDP", "At another world size", "Equal seconds"}
     assert {title for title, blocks in snippets().items() if blocks} == here | IN_THE_FAMILY
 
 
@@ -52,3 +53,17 @@ def test_loaders_give_states_that_resume(url: str) -> None:
     assert len(list(stateful.loader)) == whole - 1
     elastic = run("At another world size", url, {"state": loaded.state})
     assert next(iter(elastic.dataset)).meta.epoch == 1
+
+
+def test_times_that_a_trainer_wrote_are_what_fit_cost_reads(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One line for each batch of an epoch, of its own size."""
+    monkeypatch.chdir(tmp_path)
+    dataset = OwlStreamDataset(url, micro_batch_size=2)
+    run("Equal seconds", url, {"dataset": dataset})
+    times = list(read_times(tmp_path / "times.jsonl"))
+    assert len(times) == len(dataset) > 4
+    assert len({time.text_tokens for time in times}) > 1
+    assert {time.vision_tokens for time in times} > {0}
+    assert min(time.seconds for time in times) > 0
