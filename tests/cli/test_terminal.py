@@ -93,7 +93,7 @@ def test_ctrl_c_ends_with_130_and_without_a_word(tmp_path: Path) -> None:
 
 def _interrupted_check(path: Path) -> tuple[int, str, str]:
     """Exit code, stdout and stderr of a `check` that is interrupted as soon as it has children."""
-    command = [sys.executable, "-m", "owl_stream.cli", "check", "--config", str(path)]
+    command = ["env", "--default-signal=INT", sys.executable, "-m", "owl_stream.cli", "check", "--config", str(path)]
     # Whoever runs the tests in the background of a shell ignores SIGINT, and so would what they start.
     with subprocess.Popen(
         command,
@@ -102,7 +102,6 @@ def _interrupted_check(path: Path) -> tuple[int, str, str]:
         text=True,
         cwd=ROOT,
         start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as check:
         children = Path(f"/proc/{check.pid}/task/{check.pid}/children")
         while not children.read_text().split():
