@@ -45,7 +45,7 @@ def samples(workload: Workload) -> Iterator[dict[str, bytes]]:
 
 def litdata_feed(workload: Workload, stack: ExitStack) -> Feed:
     """`StreamingDataset` over optimised chunks and its own loader."""
-    from litdata import StreamingDataLoader, StreamingDataset, optimize  # noqa: PLC0415
+    from litdata import StreamingDataLoader, StreamingDataset, optimize
 
     home, recipe = workload.directory / "litdata", recipe_of(workload, "usual")
     if not (home / "index.json").exists():
@@ -71,7 +71,7 @@ def litdata_feed(workload: Workload, stack: ExitStack) -> Feed:
 
 def spdl_feed(workload: Workload, stack: ExitStack) -> Feed:
     """A pipeline of threads: decoding releases the interpreter's lock."""
-    from spdl.pipeline import PipelineBuilder  # noqa: PLC0415
+    from spdl.pipeline import PipelineBuilder
 
     recipe, everything = recipe_of(workload, "usual"), list(samples(workload))
     recipe.row(everything[0])  # builds the tokenizer before threads want it
@@ -97,7 +97,7 @@ def spdl_feed(workload: Workload, stack: ExitStack) -> Feed:
 
 def energon_feed(workload: Workload, stack: ExitStack) -> Feed:
     """A crude webdataset and a task encoder of two methods."""
-    from megatron.energon import (  # noqa: PLC0415
+    from megatron.energon import (
         Cooker,
         CrudeSample,
         DefaultTaskEncoder,
@@ -156,7 +156,7 @@ def mosaic_feed(workload: Workload, stack: ExitStack) -> Feed:
     """`StreamingDataset` over MDS shards, in torch's loader."""
     # Its data sets of pictures want torchvision, which need not be there beside every torch; none of them is used.
     sys.modules.setdefault("streaming.vision", ModuleType("streaming.vision"))
-    from streaming import MDSWriter, StreamingDataset  # noqa: PLC0415
+    from streaming import MDSWriter, StreamingDataset
 
     home, recipe = workload.directory / "mds", recipe_of(workload, "usual")
     if not (home / "index.json").exists():

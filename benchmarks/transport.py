@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 
 import xxhash
 
@@ -21,6 +22,7 @@ from benchmarks.report import Line
 from benchmarks.rounds import Ratio
 from benchmarks.service import Service
 from benchmarks.workload import Workload
+from owl_client import OwlStreamDataset
 
 FRAME_BYTES = 3_600_000
 """About what a `plain` batch has."""
@@ -58,11 +60,11 @@ def measure(workload: Workload, *, rounds: int, passes: int = 3) -> tuple[list[L
         second = iter(idle)
         next(second)  # frames are kept only where somebody else may want them
         for number in range(rounds + 1):
-            taken = [_timed(lambda: sum(_epoch(dataset) for _ in range(passes if number else 1)))]  # noqa: B023
+            taken = _timed(partial(_epochs, dataset, passes if number else 1))
             if number:  # the first one assembles
-                ours += taken
-                bare.append(_raw(taken[0].nbytes, digest=False))
-                digested.append(_raw(taken[0].nbytes, digest=True))
+                ours.append(taken)
+                bare.append(_raw(taken.nbytes, digest=False))
+                digested.append(_raw(taken.nbytes, digest=True))
     del second
     speed = Ratio.of([mine.rate / theirs.rate for mine, theirs in zip(ours, bare, strict=True)])
     cost = Ratio.of([mine.cost / theirs.cost for mine, theirs in zip(ours, digested, strict=True)])
@@ -77,10 +79,13 @@ def _named(ours: list[Pass], bare: list[Pass], digested: list[Pass]) -> dict[str
     return {"ours": ours, "recv_into": bare, "recv_into_and_xxh3": digested}
 
 
-def _epoch(dataset: object) -> int:
-    """Read epoch 0; returns its bytes."""
-    dataset.set_epoch(0)  # type: ignore[attr-defined] # an OwlStreamDataset, whose import torch would slow down
-    return sum(tensor.nbytes for batch in dataset for tensor in batch.values())  # type: ignore[attr-defined]
+def _epochs(dataset: OwlStreamDataset, count: int) -> int:
+    """Read epoch 0 so many times; returns its bytes."""
+    nbytes = 0
+    for _ in range(count):
+        dataset.set_epoch(0)
+        nbytes += sum(tensor.nbytes for batch in dataset for tensor in batch.values())
+    return nbytes
 
 
 def _timed(receive: Callable[[], int]) -> Pass:

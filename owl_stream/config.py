@@ -94,7 +94,7 @@ class CacheConfig(_Frozen):
     """Crops on disk, for epochs, data sets and servers to share; relative to the configuration."""
 
     dir: Path
-    max_bytes: int = Field(100 << 30, ge=1 << 20, description="least recently used crops go first")
+    max_bytes: int = Field(100 << 30, ge=1 << 30, description="least recently used go first; 1/32 holds a row's crops")
 
 
 class ServerConfig(_Frozen):

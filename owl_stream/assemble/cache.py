@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import struct
 import time
 from collections.abc import Iterator, Sequence
@@ -45,7 +46,10 @@ _REST_S = 60.0
 
 @dataclass(frozen=True)
 class CacheSettings:
-    """Where crops are kept and how many bytes of them, over all processes that share the directory."""
+    """Where crops are kept and how many bytes of them, over all processes that share the directory.
+
+    Each process may exceed it by a twentieth for a moment: it does not look at every write what others have written.
+    """
 
     directory: Path
     max_bytes: int
@@ -68,6 +72,7 @@ class CropCache:
         self._directory = settings.directory
         self._share = max(1, settings.max_bytes // SHELVES)
         self._unseen: dict[str, int] = {}
+        self._unfinished = f".{secrets.token_hex(8)}{_UNFINISHED}"  # process ids repeat among containers
         self._resting_until = 0.0
         self.hits = self.misses = 0
 
@@ -117,7 +122,7 @@ class CropCache:
         path = self._path(key)
         nbytes = _HEAD.size + pixels.nbytes
         self._make_room(path.parent, nbytes)
-        unfinished = path.with_suffix(f".{os.getpid()}{_UNFINISHED}")
+        unfinished = path.with_suffix(self._unfinished)
         file = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
         try:
             try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeGuard
 
 import typer
 
@@ -13,8 +13,6 @@ from owl_stream.cli.options import JsonOption
 from owl_stream.cli.terminal import emit
 from owl_stream.errors import DataError, UsageError
 from owl_stream.plan import CostFit, StepTime, fit_costs
-
-FIELDS = {"text_tokens": int, "vision_tokens": int, "seconds": float}
 
 
 def fit_cost(
@@ -62,18 +60,22 @@ def _read(line: str, place: str) -> StepTime:
         record = json.loads(line)
     except ValueError:
         record = None
-    if not isinstance(record, dict) or not all(_good(record.get(name), kind) for name, kind in FIELDS.items()):
+    fields = record if isinstance(record, dict) else {}
+    text, vision, seconds = (fields.get(name) for name in ("text_tokens", "vision_tokens", "seconds"))
+    if not (_is_count(text) and _is_count(vision) and _is_time(seconds)):
         raise DataError(
             f'{place}: expected {{"text_tokens": n, "vision_tokens": n, "seconds": s}} with numbers from 0 and a time '
             f"above 0, got {line[:80]!r}; take out lines that owl_client.StepTimes did not write"
         )
-    return StepTime(record["text_tokens"], record["vision_tokens"], float(record["seconds"]))
+    return StepTime(text, vision, float(seconds))
 
 
-def _good(value: object, kind: type) -> bool:
-    if kind is int:
-        return type(value) is int and 0 <= value < 1 << 53
-    return type(value) in (int, float) and 0 < value < 1e9  # type: ignore[operator] # a number by the test before
+def _is_count(value: object) -> TypeGuard[int]:
+    return type(value) is int and 0 <= value < 1 << 53
+
+
+def _is_time(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1e9
 
 
 def _print(batches: int, fit: CostFit) -> None:

@@ -54,14 +54,13 @@ class Measured:
 
     def advice(self, needed: float | None = None) -> str:
         """What to do about it, in one sentence. `needed`: samples a second that would keep the accelerators busy."""
-        from owl_stream.server.bottleneck import STAGES, find_bottleneck  # noqa: PLC0415 # loads the web framework
+        from owl_stream.server.bottleneck import find_bottleneck  # noqa: PLC0415 # loads the web framework
 
         assembly, reader = self._waits()
         if self.slower == "unknown":
             return "The server has not said yet what it waits for: read for at least 6 seconds (--seconds)."
-        bottleneck = find_bottleneck(
-            {stage: self.server.get(f"{stage}_s", 0.0) for stage in STAGES}, int(self.server.get("workers", 0))
-        )
+        seconds = {name.removesuffix("_s"): value for name, value in self.server.items()}
+        bottleneck = find_bottleneck(seconds, int(self.server.get("workers", 0)))
         if self.slower == "reader" or bottleneck is None:
             return (
                 f"The server waited {reader:.1f} s for this machine or the network to take its bytes, and "

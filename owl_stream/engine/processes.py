@@ -243,7 +243,7 @@ class ProcessEngine(Engine):
         for tries in range(1, MAX_TRIES + 1):
             job = dataclasses.replace(job, condemned=self._condemned_in(job))
             errand = _Errand(dataset, job, dataset.capacity(job), asyncio.get_running_loop().create_future())
-            self._errands.put(errand, id(consumer), errand.capacity)
+            self._errands.put(errand, 0 if consumer is None else consumer.number, errand.capacity)
             try:
                 assembled = await self._outcome(errand)
             except WorkerDiedError as death:

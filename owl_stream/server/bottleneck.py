@@ -5,14 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
 
-Stage = Literal["read", "cache", "decode", "resize", "tokenise", "collate", "hash"]
-"""What a worker's time goes into."""
+from owl_stream.assemble import STAGES
 
-STAGES: tuple[Stage, ...] = get_args(Stage)
-
-_REMEDIES: dict[Stage, str] = {
+_REMEDIES = {
     "read": "put the shards on faster storage",
     "cache": "put the cache on a faster disk",
     "decode": "let it keep crops (`server.cache`)",
@@ -24,15 +20,15 @@ _REMEDIES: dict[Stage, str] = {
 class Bottleneck:
     """The dearest stage of a server that its readers wait for, and its share of the workers' time."""
 
-    stage: Stage
+    stage: str
     share: float
     workers: int
 
     def advice(self, samples_per_s: float, needed: float | None = None) -> str:
         """One sentence. `needed` is the rate, in samples a second, that would keep the accelerators busy."""
         found = (
-            f"{self.stage}-bound: {_count(self.workers, 'worker')} feed {samples_per_s:.0f} samples/s, most of whose "
-            f"time goes into {self.stage} ({self.share:.0%})"
+            f"{self.stage}-bound: {_count(self.workers, 'worker')} feed {samples_per_s:.0f} samples/s, "
+            f"{self.share:.0%} of the time goes into {self.stage}"
         )
         remedy = f", or {_REMEDIES[self.stage]}" if self.stage in _REMEDIES else ""
         if needed is None:
@@ -45,7 +41,7 @@ class Bottleneck:
 
 def find_bottleneck(seconds: Mapping[str, float], workers: int) -> Bottleneck | None:
     """Of workers that spent so many seconds in each stage; None while they have done nothing."""
-    stages = {stage: seconds.get(stage, 0.0) for stage in STAGES}
+    stages = {stage: seconds.get(stage, 0.0) for stage in STAGES}  # none else: waiting is counted there too
     total = sum(stages.values())
     if total <= 0:
         return None

@@ -15,8 +15,8 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
 from owl_stream import __version__
+from owl_stream.assemble import STAGES
 from owl_stream.errors import ContractError, MediaOffsetError
-from owl_stream.server.bottleneck import STAGES
 from owl_stream.server.streams import Sent
 from owl_stream.server.waiting import Side, Slower
 from owl_stream.wire import Status

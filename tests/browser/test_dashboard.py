@@ -2,36 +2,13 @@
 
 from __future__ import annotations
 
-import threading
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from tests.browser.conftest import BAD_KEY, Pages
 from tests.browser.looks import overflow
 from tests.support.http import get
+from tests.support.reading import reading
 from tests.support.server import ServerProcess
-
-
-@contextmanager
-def trainer(server: ServerProcess, **asked: int) -> Iterator[None]:
-    """Somebody who reads a stream, as fast as it comes, until the block ends."""
-    query = "&".join(f"{name}={value}" for name, value in {"epochs": 100_000, **asked}.items())
-    done = threading.Event()
-
-    def read() -> None:
-        with urllib.request.urlopen(f"{server.url}/v1/datasets/train/stream?{query}", timeout=30) as stream:
-            while not done.is_set():
-                stream.read(1 << 14)
-
-    reading = threading.Thread(target=read)
-    reading.start()
-    try:
-        yield
-    finally:
-        done.set()
-        reading.join()
 
 
 def cursor_of(page: Any) -> tuple[int, ...]:
@@ -42,7 +19,7 @@ def cursor_of(page: Any) -> tuple[int, ...]:
 def test_a_live_streams_cursor_moves_without_a_reload(pages: Pages, server: ServerProcess) -> None:
     """Rank, cursor and rate of a stream are shown while it runs, the cursor runs on, and the stream goes with it."""
     page = pages.open("/")
-    with trainer(server, rank=1, world_size=2):
+    with reading(server, rank=1, world_size=2):
         page.wait_for_selector(".cursor a")
         assert "1 of 2" in page.locator("tr[data-stream]").inner_text()
         seen = cursor_of(page)
@@ -94,7 +71,7 @@ def test_indexing_progress_is_shown(pages: Pages, server: ServerProcess) -> None
 def test_the_chart_fits_a_phone_and_can_be_read_by_keyboard(pages: Pages, server: ServerProcess) -> None:
     """At 390 px nothing is wider than the window; arrows move along the chart and say its values."""
     page = pages.open("/", width=390)
-    with trainer(server):
+    with reading(server):
         page.wait_for_selector(".cursor a")
         page.wait_for_selector(".chart .line")
         assert overflow(page) <= 0
@@ -106,7 +83,7 @@ def test_the_chart_fits_a_phone_and_can_be_read_by_keyboard(pages: Pages, server
 def test_advice_is_shown_while_trainers_wait_for_the_server(pages: Pages, server: ServerProcess) -> None:
     """A reader that never makes the server wait: the page names the dearest stage; once it is gone the advice goes."""
     page = pages.open("/")
-    with trainer(server):
+    with reading(server):
         page.wait_for_function("() => /-bound: .*add cores/.test(document.querySelector('.advice')?.innerText)")
     page.wait_for_selector("text=No trainer is reading now.")
     page.wait_for_function("() => document.querySelector('.advice').innerText === ''")

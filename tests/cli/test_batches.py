@@ -145,7 +145,7 @@ def test_bench_counts_the_cores_that_a_trainers_need_asks_for() -> None:
     told = {"assembly_wait_s": 9.0, "reader_wait_s": 0.1, "workers": 2.0, "decode_s": 12.0, "resize_s": 4.0}
     measured = Measured(1, 10.0, 600, 4800, 4800, 1 << 30, told)
     expected = (
-        "decode-bound: 2 workers feed 480 samples/s, most of whose time goes into decode (75%); you need 900: "
+        "decode-bound: 2 workers feed 480 samples/s, 75% of the time goes into decode; you need 900: "
         "add 2 cores, or let it keep crops (`server.cache`)."
     )
     assert measured.advice(900) == expected

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from owl_client import Batch, StepTimes
+from owl_client import Batch, StepTimes, times
+from owl_stream.config import VISION_PATCH
 from tests.cli.command import Here
 
 
@@ -16,12 +17,12 @@ def test_what_a_trainer_wrote_gives_weights(here: Here, tmp_path: Path, monkeypa
     """Batches measured with StepTimes on a clock that knows the truth: a text token costs four times a vision token."""
     now = 0.0
     monkeypatch.setattr("owl_client.times.time.perf_counter", lambda: now)
-    times = StepTimes(tmp_path / "times.jsonl")
+    written = StepTimes(tmp_path / "times.jsonl")
     for number in range(40):
         tensors = {"input_ids": torch.zeros(2, 50 + 37 * (number % 7), dtype=torch.int64)}
         if crops := number % 5:
             tensors["pixel_values"] = torch.zeros(crops, 3, 28, 28)
-        with times.measure(Batch(tensors)):
+        with written.measure(Batch(tensors)):
             now += 1e-3 + 4e-6 * tensors["input_ids"].numel() + 1e-6 * 4 * crops
     assert len((tmp_path / "times.jsonl").read_text().splitlines()) == 40
     made = here.json("fit-cost", tmp_path / "times.jsonl")
@@ -34,8 +35,8 @@ def test_what_a_trainer_wrote_gives_weights(here: Here, tmp_path: Path, monkeypa
 
 def test_a_block_that_raises_writes_nothing(tmp_path: Path) -> None:
     """Half a batch has no time."""
-    times = StepTimes(tmp_path / "times.jsonl")
-    with pytest.raises(ZeroDivisionError), times.measure(Batch({"input_ids": torch.zeros(1, 1)})):
+    written = StepTimes(tmp_path / "times.jsonl")
+    with pytest.raises(ZeroDivisionError), written.measure(Batch({"input_ids": torch.zeros(1, 1)})):
         raise ZeroDivisionError
     assert not (tmp_path / "times.jsonl").exists()
 
@@ -61,3 +62,8 @@ def test_a_file_that_is_not_there_is_named(here: Here) -> None:
     wrong = here("fit-cost", "none.jsonl")
     assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)
     assert "none.jsonl" in wrong.stderr
+
+
+def test_a_trainer_counts_vision_tokens_as_the_plan_does() -> None:
+    """The client knows no configuration, so it has the patch's side too: they must not drift apart."""
+    assert VISION_PATCH == times.VISION_PATCH

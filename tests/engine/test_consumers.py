@@ -146,3 +146,10 @@ def test_a_cancelled_waiter_leaves_the_plan_to_the_others(dataset: Dataset) -> N
             await given_up
 
     asyncio.run(run())
+
+
+def test_places_that_others_assemble_leave_nothing_behind(dataset: Dataset) -> None:
+    """A consumer whose frames are all shared never asks for a job: what it remembers of its places is bounded."""
+    consumer = Consumer(dataset, (place(step) for step in range(1000)))
+    while consumer.next() is not None:
+        assert sum(len(run.places) for run in consumer._runs) <= 32

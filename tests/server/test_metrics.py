@@ -8,7 +8,6 @@ import re
 import subprocess
 import sys
 import threading
-import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ from owl_stream.server.waiting import HALF_LIFE_S, Waiting
 from owl_stream.wire import BatchHeader, parse_frames
 from tests.support.datasets import mixed_samples, small_dataset
 from tests.support.http import connect, get
+from tests.support.reading import reading
 from tests.support.server import ROOT, ServerProcess
 from tests.support.tars import write_shard
 
@@ -267,19 +267,9 @@ def test_without_an_endpoint_no_tracing_is_loaded(tmp_path: Path) -> None:
 
 def test_the_bottleneck_is_named_while_streams_wait_for_the_server(counted: ServerProcess) -> None:
     """A reader that takes all there is waits for assembly: one stage is named; with no reader none is."""
-    done = threading.Event()
-
-    def read() -> None:
-        with urllib.request.urlopen(f"{counted.url}{STREAM}?epochs=100000", timeout=30) as stream:
-            while not done.is_set():
-                stream.read(1 << 14)
-
-    reading = threading.Thread(target=read)
-    reading.start()
-    while value(counted, "owl_stream_bottleneck") != 1:
-        pass
-    done.set()
-    reading.join()
+    with reading(counted):
+        while value(counted, "owl_stream_bottleneck") != 1:
+            pass
     while value(counted, "owl_stream_streams_open"):
         pass
     assert value(counted, "owl_stream_bottleneck") == 0
