@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from benchmarks.contender import Feed, Read
-from benchmarks.workload import BATCH, IMAGE_SIZE, SAMPLES, Kind, Workload
+from benchmarks.workload import IMAGE_SIZE, SAMPLES, Kind, Workload
 from owl_stream.assemble.crops import Cutter, SimdResizer
 from owl_stream.assemble.header import Header, probe
 from owl_stream.assemble.images import Decoder
@@ -34,6 +34,7 @@ class _Decoding:
     """What one process holds: every picture's bytes, and where to put its pixels."""
 
     kind: Kind
+    rows: int
     pictures: list[tuple[bytes, Header]] = field(default_factory=list)
     decoder: Decoder = field(default_factory=Decoder)
     resize: SimdResizer = field(default_factory=SimdResizer)
@@ -41,12 +42,12 @@ class _Decoding:
 
     def __post_init__(self) -> None:
         crops = 1 if self.kind == "plain" else 8
-        self.memory = np.empty((BATCHES, BATCH, crops, 3, IMAGE_SIZE, IMAGE_SIZE), np.uint8)
+        self.memory = np.empty((BATCHES, self.rows, crops, 3, IMAGE_SIZE, IMAGE_SIZE), np.uint8)
 
     def run(self, start: int, crops: bool) -> int:
         """Work on one batch of pictures."""
-        memory = self.memory[start // BATCH % BATCHES]
-        for at, (data, header) in enumerate(self.pictures[start : start + BATCH]):
+        memory = self.memory[start // self.rows % BATCHES]
+        for at, (data, header) in enumerate(self.pictures[start : start + self.rows]):
             pixels = self.decoder.decode(data, header)
             grid = choose_grid(header.width, header.height, IMAGE_SIZE) if self.kind == "cut" else None
             if crops:
@@ -55,14 +56,14 @@ class _Decoding:
             if grid is not None:
                 self.resize(pixels, grid[1] * IMAGE_SIZE, grid[0] * IMAGE_SIZE)
             self.resize(pixels, IMAGE_SIZE, IMAGE_SIZE)
-        return BATCH
+        return self.rows
 
 
 _here: list[_Decoding] = []
 
 
 def _load(workload: Workload) -> None:
-    decoding = _Decoding(workload.kind)
+    decoding = _Decoding(workload.kind, workload.rows)
     for path in workload.shards:
         with tarfile.open(path) as tar:
             for member in tar:
@@ -89,7 +90,7 @@ def ceiling(workload: Workload, stack: ExitStack, *, crops: bool) -> Feed:
         while True:
             while len(waiting) < OUTSTANDING:
                 waiting.append(pool.submit(_run, start, crops))
-                start = (start + BATCH) % SAMPLES
+                start = (start + workload.rows) % SAMPLES
             yield Read(waiting.popleft().result(), 0)
 
     return Feed(batches())

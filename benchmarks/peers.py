@@ -20,7 +20,7 @@ import torch
 from benchmarks.contender import Feed, counted
 from benchmarks.environments import PACKAGES, missing
 from benchmarks.usual import WORKERS, Row, recipe_of
-from benchmarks.workload import BATCH, SAMPLES, SHARDS, Workload
+from benchmarks.workload import SAMPLES, SHARDS, Workload
 
 
 def usable_peers() -> tuple[list[str], dict[str, str]]:
@@ -60,7 +60,7 @@ def litdata_feed(workload: Workload, stack: ExitStack) -> Feed:
             verbose=False,
         )
     dataset = StreamingDataset(str(home), shuffle=True, transform=recipe.row)
-    loader = StreamingDataLoader(dataset, batch_size=BATCH, num_workers=WORKERS, collate_fn=recipe.batch)
+    loader = StreamingDataLoader(dataset, batch_size=workload.rows, num_workers=WORKERS, collate_fn=recipe.batch)
 
     def batches() -> Iterator[dict[str, torch.Tensor]]:
         while True:
@@ -86,7 +86,7 @@ def spdl_feed(workload: Workload, stack: ExitStack) -> Feed:
         PipelineBuilder()
         .add_source(source())
         .pipe(recipe.row, concurrency=WORKERS)
-        .aggregate(BATCH)
+        .aggregate(workload.rows)
         .pipe(recipe.batch)
         .add_sink(4)
         .build(num_threads=WORKERS)
@@ -134,7 +134,7 @@ def energon_feed(workload: Workload, stack: ExitStack) -> Feed:
     dataset = get_train_dataset(
         workload.directory,
         worker_config=WorkerConfig(rank=0, world_size=1, num_workers=WORKERS),
-        batch_size=BATCH,
+        batch_size=workload.rows,
         shuffle_buffer_size=256,
         max_samples_per_sequence=SAMPLES // SHARDS,
         task_encoder=Encoder(),
@@ -168,8 +168,8 @@ def mosaic_feed(workload: Workload, stack: ExitStack) -> Feed:
         def __getitem__(self, at: int) -> Row:
             return recipe.row(super().__getitem__(at))
 
-    dataset = Rows(local=str(home), shuffle=True, batch_size=BATCH)
-    loader = torch.utils.data.DataLoader(dataset, BATCH, num_workers=WORKERS, collate_fn=recipe.batch)
+    dataset = Rows(local=str(home), shuffle=True, batch_size=workload.rows)
+    loader = torch.utils.data.DataLoader(dataset, workload.rows, num_workers=WORKERS, collate_fn=recipe.batch)
 
     def batches() -> Iterator[dict[str, torch.Tensor]]:
         while True:

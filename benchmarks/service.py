@@ -16,7 +16,7 @@ import torch
 import yaml
 
 from benchmarks.contender import ROOT, Feed, Read
-from benchmarks.workload import BATCH, IMAGE_SIZE, LAYOUT, MAX_LENGTH, Workload
+from benchmarks.workload import IMAGE_SIZE, LAYOUT, MAX_LENGTH, Workload
 from owl_client import OwlStreamDataset
 
 
@@ -35,7 +35,7 @@ class Service:
                     "image_size": IMAGE_SIZE,
                     "max_length": MAX_LENGTH,
                     "cut": workload.cut,
-                    "global_batch_size": BATCH,
+                    "global_batch_size": workload.rows,
                     **dataset,
                 }
             },

@@ -12,11 +12,11 @@ from benchmarks.cpu import cpu_seconds, tree
 from benchmarks.report import Line
 from benchmarks.rounds import Ratio
 from benchmarks.service import Service
-from benchmarks.workload import BATCH, SAMPLES, Workload
+from benchmarks.workload import SAMPLES, Workload
 
 RANKS = 16
-LAG = 4
-"""Batches that the second consumer starts behind the first: jobs are not started at the same moment."""
+LAG_S = 0.064
+"""By so much the second consumer starts behind the first: jobs are not started at the same moment."""
 
 
 def measure(workload: Workload, *, rounds: int, seconds: float) -> tuple[list[Line], dict[str, Any]]:
@@ -40,9 +40,9 @@ def _second_consumer(workload: Workload) -> float:
         for epoch in range(4):
             pids = tree(service.pid)
             before = cpu_seconds(pids)
-            readers = [threading.Thread(target=_read, args=(one, epoch, 0))]
+            readers = [threading.Thread(target=_read, args=(one, epoch, 0.0))]
             if epoch % 2:
-                readers.append(threading.Thread(target=_read, args=(two, epoch, LAG)))
+                readers.append(threading.Thread(target=_read, args=(two, epoch, LAG_S)))
             for reader in readers:
                 reader.start()
             for reader in readers:
@@ -52,9 +52,9 @@ def _second_consumer(workload: Workload) -> float:
     return both / alone - 1
 
 
-def _read(dataset: Any, epoch: int, lag: int) -> None:
-    """A whole epoch, begun once another reader may have had `lag` batches."""
-    time.sleep(lag * BATCH / 500)
+def _read(dataset: Any, epoch: int, lag_s: float) -> None:
+    """A whole epoch, begun a little later."""
+    time.sleep(lag_s)
     dataset.set_epoch(epoch)
     for _ in dataset:
         pass

@@ -15,7 +15,8 @@ from benchmarks.report import Line
 from benchmarks.rounds import Rounds, ratio, take_turns
 from benchmarks.workload import Kind, Workload
 
-WARM = 160
+WARM: dict[Kind, int] = {"plain": 320, "cut": 64}
+"""Images read before a turn counts: more than may have waited in queues since the last one."""
 FLOORS: dict[Kind, dict[str, float]] = {
     "plain": {"usual": 2.7, "equal": 1.3, "ceiling": 0.82},
     "cut": {"usual": 3.0, "equal": 1.0, "ceiling": 0.70},
@@ -43,7 +44,7 @@ def measure(workload: Workload, *, rounds: int, seconds: float, peers: bool) -> 
     for name in found:
         contenders[name] = Contender(name, workload, python_of(name))
         images[name] = int(150 * seconds / cost)
-    turns = take_turns(contenders, images, WARM if workload.kind == "plain" else 64, rounds)
+    turns = take_turns(contenders, images, WARM[workload.kind], rounds)
     lines = [
         Line(
             NUMBERS[workload.kind],

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from PIL import Image as Picture
 
-from benchmarks.workload import BATCH, IMAGE_SIZE, LAYOUT, MAX_LENGTH, Workload
+from benchmarks.workload import IMAGE_SIZE, LAYOUT, MAX_LENGTH, Workload
 from owl_stream.assemble.crops import Cutter
 from owl_stream.assemble.header import probe
 from owl_stream.assemble.images import decode
@@ -121,7 +121,7 @@ def webdataset_loader(workload: Workload, kernels: Kernels) -> Callable[[], Iter
             webdataset.WebDataset(urls, shardshuffle=len(urls), resampled=True, seed=0)
             .shuffle(256)
             .map(recipe.row)
-            .batched(BATCH, collation_fn=recipe.batch)
+            .batched(workload.rows, collation_fn=recipe.batch)
         )
         loader = torch.utils.data.DataLoader(dataset, batch_size=None, num_workers=WORKERS)
         yield from loader

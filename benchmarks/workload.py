@@ -24,7 +24,6 @@ from owl_stream.demo.tokenizer import train_tokenizer
 
 SAMPLES = 960
 SHARDS = 8
-BATCH = 8
 IMAGE_SIZE = 384
 MAX_LENGTH = 4096
 LAYOUT = "owl3-240728"
@@ -45,6 +44,11 @@ class Workload:
     def shards(self) -> list[Path]:
         """The tars, in order."""
         return sorted(self.directory.glob("photographs-*.tar"))
+
+    @property
+    def rows(self) -> int:
+        """Rows a batch, for every contender: about what fits an accelerator."""
+        return 16 if self.kind == "plain" else 8
 
     @property
     def cut(self) -> str:

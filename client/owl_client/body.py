@@ -13,7 +13,7 @@ import ssl
 import struct
 from typing import Protocol
 
-_BUFFER_BYTES = 1 << 16
+_BUFFER_BYTES = 1 << 14
 """Read ahead where little is asked for. A larger request goes past the buffer."""
 
 _MAX_LINE_BYTES = 4096

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from owl_client.answers import error_from_frame
 from owl_client.buffers import ReceiveMemory
@@ -14,8 +12,14 @@ from owl_client.transport import Interrupt, StreamRequest, Transport
 from owl_stream.errors import FrameError, OwlStreamError, PeerGoneError, ProtocolVersionError, StateMismatchError
 from owl_stream.wire import BatchHeader, End, ErrorInfo, Frame, FrameParser, Header, Hello, Limits, Stats
 
-READ_BYTES = 8 << 20
-"""At most so much is read before it is digested. Every read takes the interpreter's lock from the trainer twice."""
+READ_BYTES = 1 << 20
+"""At most so much is read before it is digested: while it is in a cache still, which makes a quarter of the speed."""
+LARGE_READ_BYTES = 8 << 20
+"""The same while the trainer keeps the interpreter's lock to itself: every read asks for it twice."""
+LOCK_WAIT_S = 2e-3
+"""A digest of a small read that takes so long has waited for the lock, which may change hands every 5 ms."""
+LARGE_READS = 32
+"""How many reads are large from then on."""
 
 
 class Link:
@@ -34,7 +38,7 @@ class Link:
         self._url, self._order, self._counters = url, order, counters
         self._at = order.resume_point()
         self._parser = FrameParser(limits, memory.take)
-        self._greeted = False
+        self._greeted, self._large_reads = False, 0
         report, dataset = counters.unreported(), order.dataset
         request = StreamRequest(
             dataset.name, dataset.fingerprint, self._at, order.share, order.stride, tuple(report.items())
@@ -54,12 +58,16 @@ class Link:
             PeerGoneError: the connection broke, or closed without `end`.
             OwlStreamError: the server said that it cannot go on.
         """
-        while True:
-            frame = self._read()
-            header = frame.header
-            with self._named():
+        try:
+            while True:
+                frame = self._read()
+                header = frame.header
                 if self._take(header):
                     return frame if isinstance(header, BatchHeader) else None
+        except StateMismatchError as exc:
+            raise StateMismatchError(f"{self._url}: {exc}", exc.differences) from exc
+        except (FrameError, ProtocolVersionError) as exc:
+            raise type(exc)(f"{self._url}: {exc}") from exc
 
     def close(self) -> None:
         """Let go of the connection."""
@@ -86,31 +94,26 @@ class Link:
         return False
 
     def _read(self) -> Frame:
-        while True:
-            target = self._parser.buffer()[:READ_BYTES]
+        parser, counters = self._parser, self._counters
+        frame: Frame | None = None
+        while frame is None:
+            target = parser.buffer()[: LARGE_READ_BYTES if self._large_reads else READ_BYTES]
             began = time.perf_counter()
             nbytes = self._bytes.readinto(target)
-            self._counters.receive_s += time.perf_counter() - began
-            self._counters.nbytes += nbytes
+            received = time.perf_counter()
+            counters.receive_s += received - began
+            counters.nbytes += nbytes
             if not nbytes:
-                where = "inside a frame" if self._parser.in_frame else "between frames"
+                where = "inside a frame" if parser.in_frame else "between frames"
                 raise PeerGoneError(f"{self._url}: the stream closed without `end`, {where}")
-            began = time.perf_counter()
-            with self._named():
-                frame = self._parser.advance(nbytes)
-            self._counters.verify_s += time.perf_counter() - began
-            if frame is not None:
-                return frame
-
-    @contextmanager
-    def _named(self) -> Iterator[None]:
-        """Put the server's address before what went wrong."""
-        try:
-            yield
-        except StateMismatchError as exc:
-            raise StateMismatchError(f"{self._url}: {exc}", exc.differences) from exc
-        except (FrameError, ProtocolVersionError) as exc:
-            raise type(exc)(f"{self._url}: {exc}") from exc
+            frame = parser.advance(nbytes)
+            took = time.perf_counter() - received
+            counters.verify_s += took
+            if self._large_reads:
+                self._large_reads -= 1
+            elif took > LOCK_WAIT_S:
+                self._large_reads = LARGE_READS
+        return frame
 
 
 def _named_by_component(transport: Transport, url: str, order: Order, error: StateMismatchError) -> OwlStreamError:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections import deque
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 from typing import Generic, Protocol, TypeVar
 
 from owl_client.transport import Interrupt
@@ -40,54 +41,61 @@ class Source(Protocol[Item_co]):
 
 
 class _Pipe(Generic[Item]):
-    """A queue of at most `most` items and, beyond the first, `most_bytes` bytes; it ends with an error or without."""
+    """A queue of at most `most` items and, beyond the first, `most_bytes` bytes; it ends with an error or without.
+
+    One thread puts, one gets, and anyone may close. Only waiting for room takes a condition, which is rare: a reader
+    that waits for an item is woken once, by the queue itself.
+    """
 
     def __init__(self, most: int, most_bytes: int) -> None:
         self._most, self._most_bytes = most, most_bytes
-        self._items: deque[Item] = deque()
-        self._nbytes, self._ended, self._closed = 0, False, False
+        self._items: SimpleQueue[Item | None] = SimpleQueue()
+        self._room = threading.Condition()  # its lock is reentrant: garbage collection may call `close` anywhere
+        self._count, self._nbytes, self._closed = 0, 0, False
         self._error: BaseException | None = None
-        self._changed = threading.Condition()
 
     def put(self, item: Item) -> bool:
         """Wait for room, then add; False when nobody reads any more."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._has_room(item.nbytes))
-            if not self._closed:
-                self._items.append(item)
-                self._nbytes += item.nbytes
-                self._changed.notify_all()
-            return not self._closed
+        with self._room:
+            self._room.wait_for(lambda: self._closed or self._has_room(item.nbytes))
+            self._count += 1
+            self._nbytes += item.nbytes
+        if not self._closed:
+            self._items.put(item)
+        return not self._closed
 
     def _has_room(self, nbytes: int) -> bool:
-        return not self._items or (len(self._items) < self._most and self._nbytes + nbytes <= self._most_bytes)
+        return not self._count or (self._count < self._most and self._nbytes + nbytes <= self._most_bytes)
 
     def get(self) -> Item | None:
         """Wait for an item; None at the end. What the other side failed with is raised here."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._items or self._ended or self._closed)
-            if self._items:
-                item = self._items.popleft()
-                self._nbytes -= item.nbytes
-                self._changed.notify_all()
-                return item
+        item = self._items.get()
+        if item is None or self._closed:
+            self._items.put(None)  # for whoever asks again
             if self._error is not None:
                 error, self._error = self._error, None
                 raise error
             return None
+        with self._room:
+            self._count -= 1
+            self._nbytes -= item.nbytes
+            self._room.notify()
+        return item
 
     def end(self, error: BaseException | None) -> None:
         """Say that no more comes."""
-        with self._changed:
-            self._ended, self._error = True, error
-            self._changed.notify_all()
+        self._error = error
+        self._items.put(None)
 
     def close(self) -> None:
         """Say that nobody reads any more, and drop what waits."""
-        with self._changed:
+        with self._room:
             self._closed = True
-            self._items.clear()
-            self._changed.notify_all()
+            self._room.notify()
+        with suppress(Empty):
+            while True:
+                self._items.get_nowait()
+        self._items.put(None)
 
 
 class Receiver(Generic[Item]):

@@ -46,6 +46,7 @@ class BatchSource:
     ) -> None:
         self._stream, self._order, self._placer, self._raw_for = stream, order, placer, raw_for
         self._counters = counters or Counters()
+        self._state = State.of(order.dataset, order.share, order.next).to_dict()
 
     def __enter__(self) -> BatchSource:
         self._placer.__enter__()
@@ -92,5 +93,5 @@ class BatchSource:
             attended_tokens=header.attended_tokens,
             supervised_tokens=header.supervised_tokens,
             step_supervised_tokens=header.step_supervised_tokens,
-            state=State.of(order.dataset, order.share, after).to_dict(),
+            state={**self._state, "components": dict(order.dataset.components), **after._asdict()},
         )

@@ -211,9 +211,15 @@ class _Fields:
         inner = _Fields(self._raw.get(key), f"{self._place}, {key}")
         return {name: float(inner._get(name, (int, float), "a number")) for name in inner._raw}  # type: ignore[arg-type] # isinstance takes a tuple
 
-    def maps(self, key: str) -> list[_Fields]:
+    def items(self, key: str) -> Sequence[object]:
         values: Sequence[object] = self._get(key, list, "a list of maps")
-        return [_Fields(value, f"{self._place}, {key}[{i}]") for i, value in enumerate(values)]
+        return values
+
+    def inner(self, value: object, key: str, at: int) -> _Fields:
+        return _Fields(value, f"{self._place}, {key}[{at}]")
+
+    def maps(self, key: str) -> list[_Fields]:
+        return [self.inner(value, key, at) for at, value in enumerate(self.items(key))]
 
     def raw(self, key: str) -> object:
         return self._raw.get(key)
@@ -254,15 +260,49 @@ def _read_batch(fields: _Fields) -> BatchHeader:
         rank=fields.count("rank"),
         world_size=fields.count("world_size"),
         tensors=tuple(
-            TensorSpec(t.text("name"), t.text("dtype"), t.counts("shape"), t.count("offset"), t.count("nbytes"))
-            for t in fields.maps("tensors")
+            _usual_tensor(raw) or _read_tensor(fields.inner(raw, "tensors", at))
+            for at, raw in enumerate(fields.items("tensors"))
         ),
-        rows=tuple(_read_row(row) for row in fields.maps("rows")),
+        rows=tuple(
+            _usual_row(raw) or _read_row(fields.inner(raw, "rows", at)) for at, raw in enumerate(fields.items("rows"))
+        ),
         attended_tokens=fields.count("attended_tokens"),
         supervised_tokens=fields.count("supervised_tokens"),
         step_supervised_tokens=fields.count("step_supervised_tokens"),
         crops=fields.count("crops"),
     )
+
+
+def _usual_tensor(raw: Any) -> TensorSpec | None:
+    """A tensor as most are, or None where every field has to be looked at. A frame has several, and a trainer waits."""
+    if type(raw) is not dict:
+        return None
+    name, dtype, shape, offset, nbytes = map(raw.get, ("name", "dtype", "shape", "offset", "nbytes"))
+    if not (type(name) is type(dtype) is str and type(offset) is type(nbytes) is int and type(shape) is list):
+        return None
+    if not all(type(number) is int and number >= 0 for number in (offset, nbytes, *shape)):
+        return None
+    return TensorSpec(name, dtype, tuple(shape), offset, nbytes)
+
+
+def _read_tensor(fields: _Fields) -> TensorSpec:
+    return TensorSpec(
+        fields.text("name"),
+        fields.text("dtype"),
+        fields.counts("shape"),
+        fields.count("offset"),
+        fields.count("nbytes"),
+    )
+
+
+def _usual_row(raw: Any) -> RowInfo | None:
+    """A row as most are, or None where every field has to be looked at."""
+    if type(raw) is not dict or raw.get("replaces") is not None:
+        return None
+    shard, key, status, reason = map(raw.get, ("shard", "key", "status", "reason"))
+    if type(shard) is type(key) is type(reason) is str and status in _STATUSES:
+        return RowInfo(shard, key, status, reason)  # type: ignore[arg-type] # checked against the literal's own values
+    return None
 
 
 def _read_row(fields: _Fields) -> RowInfo:

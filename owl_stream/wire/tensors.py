@@ -20,6 +20,8 @@ DTYPES = {"uint8": 1, "int32": 4, "int64": 8, "float16": 2, "float32": 4}
 
 MAX_DIMENSIONS = 8
 
+_NUMPY = {name: np.dtype(name).newbyteorder("<") for name in DTYPES}
+
 
 @dataclass(frozen=True)
 class TensorSpec:
@@ -72,8 +74,8 @@ def check_specs(specs: Sequence[TensorSpec], payload_nbytes: int) -> None:
 def tensor_views(payload: memoryview | bytes | bytearray, specs: Iterable[TensorSpec]) -> dict[str, NDArray[Any]]:
     """The tensors of a payload as numpy views that share its memory; nothing is copied."""
     return {
-        spec.name: np.frombuffer(
-            payload, np.dtype(spec.dtype).newbyteorder("<"), count=math.prod(spec.shape), offset=spec.offset
-        ).reshape(spec.shape)
+        spec.name: np.frombuffer(payload, _NUMPY[spec.dtype], count=math.prod(spec.shape), offset=spec.offset).reshape(
+            spec.shape
+        )
         for spec in specs
     }

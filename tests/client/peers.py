@@ -38,19 +38,20 @@ def rearranged(change: Callable[[list[bytes]], list[bytes]]) -> Fault:
 class MemoryStream:
     """A body that was written down before."""
 
-    def __init__(self, data: bytes, piece: int, on_close: Callable[[], None]) -> None:
-        self._rest, self._piece, self._on_close = memoryview(data), piece, on_close
+    def __init__(self, data: bytes, transport: MemoryTransport) -> None:
+        self._rest, self._transport = memoryview(data), transport
 
     def readinto(self, buffer: memoryview) -> int:
         """See `ByteStream`."""
-        taken = min(self._piece, buffer.nbytes, self._rest.nbytes)
+        taken = min(self._transport.piece, buffer.nbytes, self._rest.nbytes)
+        self._transport.largest_read = max(self._transport.largest_read, taken)
         buffer[:taken] = self._rest[:taken]
         self._rest = self._rest[taken:]
         return taken
 
     def close(self) -> None:
         """See `ByteStream`."""
-        self._on_close()
+        self._transport.closed += 1
 
 
 @dataclass
@@ -62,6 +63,7 @@ class MemoryTransport:
     piece: int = 1 << 20
     opened: list[tuple[str, StreamRequest]] = field(default_factory=list)
     closed: int = 0
+    largest_read: int = 0
 
     def describe(self, url: str, dataset: str) -> Description:
         """See `Transport`."""
@@ -76,16 +78,13 @@ class MemoryTransport:
             raise fault
         frames = world.frames(request)
         data = b"".join(frames if fault is None else fault(frames))
-        return MemoryStream(data, self.piece, self._count_close)
+        return MemoryStream(data, self)
 
     def _world(self, url: str) -> World:
         server = self.servers.get(url, PeerGoneError(f"{url}: connection refused"))
         if isinstance(server, OwlStreamError):
             raise server
         return server
-
-    def _count_close(self) -> None:
-        self.closed += 1
 
 
 def memory_dataset(world: World, *faults: Fault | OwlStreamError, **options: Any) -> OwlStreamDataset:

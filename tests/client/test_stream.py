@@ -8,6 +8,7 @@ from itertools import accumulate
 
 import pytest
 
+from owl_client import link
 from owl_client.failover import Failover
 from owl_client.order import Order
 from owl_client.stream import EpochStream
@@ -96,6 +97,21 @@ def test_fault_9_one_byte_slices_change_nothing() -> None:
     """Bytes may arrive one at a time."""
     transport = MemoryTransport({"http://a": WORLD}, piece=1)
     assert read_all(transport) == UNDISTURBED
+
+
+@pytest.mark.parametrize(("lock_wait_s", "most"), [(60.0, link.READ_BYTES), (-1.0, link.LARGE_READ_BYTES)])
+def test_reads_grow_while_the_trainer_keeps_the_lock(
+    lock_wait_s: float, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A payload is digested in pieces that fit a cache; in one piece where each piece would wait for the lock."""
+    monkeypatch.setattr(link, "LOCK_WAIT_S", lock_wait_s)
+    world = World(side=1024)
+    transport = MemoryTransport({"http://a": world}, piece=16 << 20)
+    order = Order(world.description(), SHARE, START)
+    stream = EpochStream(transport, Failover(("http://a",), 60.0, NO_WAIT), order)
+    largest = max((frame.payload.nbytes for frame in iter(stream.next, None)), default=0)
+    assert largest > link.READ_BYTES
+    assert transport.largest_read == min(most, largest)
 
 
 def test_fault_24_flipped_bits_are_detected_and_the_batch_fetched_again() -> None:
