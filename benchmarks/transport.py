@@ -5,6 +5,7 @@ The frames are those of one epoch, kept by the server's sharing window and read 
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
 import subprocess
@@ -24,8 +25,10 @@ from benchmarks.service import Service
 from benchmarks.workload import Workload
 from owl_client import OwlStreamDataset
 
-FRAME_BYTES = 3_600_000
+FRAME_BYTES = 7_150_000
 """About what a `plain` batch has."""
+FRAMES = 60
+"""What the bare sender has in memory: as many frames as an epoch, or it would send from a cache."""
 MAX_RECEIVE = 1 << 20
 
 
@@ -124,12 +127,13 @@ def _receive(sock: socket.socket, nbytes: int, digest: bool) -> int:
 
 
 def _send(port: int, nbytes: int) -> None:
-    frame = memoryview(os.urandom(FRAME_BYTES))
+    one = os.urandom(FRAME_BYTES)
+    frames = itertools.cycle([memoryview(bytearray(one)) for _ in range(FRAMES)])
     with socket.create_connection(("127.0.0.1", port)) as sock:
         sock.sendall(b"r")
         sock.recv(1)
         while nbytes:
-            sent = frame[: min(nbytes, FRAME_BYTES)]
+            sent = next(frames)[:nbytes]
             sock.sendall(sent)
             nbytes -= sent.nbytes
 

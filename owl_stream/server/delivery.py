@@ -160,7 +160,7 @@ class Delivery(Response):
         with (
             self._streams.admit(name, first, self._reader, self._report) as record,
             stream_in_logs(record.id),
-            self._tracing.span("stream", stream=record.id, dataset=name, **first._asdict()),
+            self._tracing.span("stream", lambda: {"stream": record.id, "dataset": name, **first._asdict()}),
         ):
             self.headers["Owl-Stream-Id"] = record.id
             log.info("of %s for rank %d of %d begins at %s", name, first.rank, first.world_size, first[:3])
@@ -194,7 +194,7 @@ class Delivery(Response):
             await write.header(self._journey.hello())
             async for frame in self._frames(window, stop, write, record):
                 record.at = frame.at
-                with frame.lease as lease, self._tracing.span("frame", **frame.at._asdict(), **frame.seconds):
+                with frame.lease as lease, self._tracing.span("frame", frame.attributes):
                     await write.body(lease.view)
                 self._streams.note_sent(record, frame.at, lease.assembled)
             await write.header(self._journey.end())
@@ -246,10 +246,10 @@ class _Placed:
     at: Coordinate
     lease: FrameLease
 
-    @property
-    def seconds(self) -> dict[str, float]:
-        """What its assembly took, by stage, named for a trace."""
-        return {f"{stage}_s": seconds for stage, seconds in self.lease.assembled.seconds.items()}
+    def attributes(self) -> dict[str, str | float]:
+        """Where it stands and what its assembly took, by stage, named for a trace."""
+        seconds = {f"{stage}_s": seconds for stage, seconds in self.lease.assembled.seconds.items()}
+        return {**self.at._asdict(), **seconds}
 
 
 class _Writer:

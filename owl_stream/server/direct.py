@@ -70,15 +70,22 @@ class DirectSocket:
         """Wait until the kernel takes more."""
         ready = self._loop.create_future()
         self._loop.add_writer(self._fd, _settle, ready)
+        deadline = self._loop.call_later(idle_timeout_s, _give_up, ready)  # `wait_for` takes several times as long
         try:
-            await asyncio.wait_for(ready, idle_timeout_s)
+            await ready
         finally:
+            deadline.cancel()
             self._loop.remove_writer(self._fd)
 
 
 def _settle(ready: asyncio.Future[None]) -> None:
     if not ready.done():
         ready.set_result(None)
+
+
+def _give_up(ready: asyncio.Future[None]) -> None:
+    if not ready.done():
+        ready.set_exception(TimeoutError())
 
 
 def _head(pieces: list[memoryview], most: int) -> list[memoryview]:

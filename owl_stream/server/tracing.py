@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 from owl_stream import __version__
@@ -26,14 +26,11 @@ class Tracing:
         self.close = close
         """Send what is left; may take `EXPORT_TIMEOUT_S`."""
 
-    @contextmanager
-    def span(self, name: str, **attributes: str | float) -> Iterator[None]:
-        """The block is a span, inside the one that is open already."""
+    def span(self, name: str, attributes: Callable[[], Mapping[str, str | float]]) -> AbstractContextManager[object]:
+        """The block is a span, inside the one that is open already. `attributes` is asked only where that is kept."""
         if self._tracer is None:
-            yield
-            return
-        with self._tracer.start_as_current_span(f"owl_stream.{name}", attributes=attributes):
-            yield
+            return nullcontext()
+        return self._tracer.start_as_current_span(f"owl_stream.{name}", attributes=attributes())
 
 
 def begin_tracing(environ: Mapping[str, str] | None = None) -> Tracing:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from types import TracebackType
 from typing import Literal
 
 Side = Literal["assembly", "reader"]
@@ -22,23 +21,25 @@ class Waiting:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._total: Counter[Side] = Counter()
+        self._total: dict[Side, float] = {"assembly": 0.0, "reader": 0.0}
         self._recent: dict[Side, float] = {"assembly": 0.0, "reader": 0.0}
         self._decayed_at = clock()
         self._now: tuple[Side, float] | None = None
 
-    @contextmanager
-    def on(self, side: Side) -> Iterator[None]:
+    def on(self, side: Side) -> _Wait:
         """The block waits for that side."""
-        began = self._clock()
-        self._now = (side, began)
-        try:
-            yield
-        finally:
-            self._now = None
-            waited = self._clock() - began
-            self._decay()
-            self._total[side] += waited  # type: ignore[assignment] # a Counter of seconds
+        return _Wait(self, side)
+
+    def begin(self, side: Side) -> None:
+        """From now on that side is waited for."""
+        self._now = (side, self._clock())
+
+    def end(self) -> None:
+        """What was waited for is there."""
+        if self._now is not None:
+            (side, began), self._now = self._now, None
+            waited = self._decay() - began
+            self._total[side] += waited
             self._recent[side] += waited
 
     def seconds(self, side: Side) -> float:
@@ -58,9 +59,26 @@ class Waiting:
         now = self._now
         return self._clock() - now[1] if now is not None and now[0] == side else 0.0
 
-    def _decay(self) -> None:
+    def _decay(self) -> float:
+        """Let what was waited fade up to now; returns the time."""
         now = self._clock()
         share = 0.5 ** ((now - self._decayed_at) / HALF_LIFE_S)
         self._decayed_at = now
         for side in self._recent:
             self._recent[side] *= share
+        return now
+
+
+class _Wait:
+    """A block that waits; entered for every frame."""
+
+    __slots__ = ("_side", "_waiting")
+
+    def __init__(self, waiting: Waiting, side: Side) -> None:
+        self._waiting, self._side = waiting, side
+
+    def __enter__(self) -> None:
+        self._waiting.begin(self._side)
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+        self._waiting.end()

@@ -5,8 +5,10 @@ Reading is strict about what it needs and silent about keys it does not know, so
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import chain
+from operator import itemgetter
 from typing import Any, ClassVar, Literal, get_args
 
 from owl_stream.errors import FrameError
@@ -16,7 +18,9 @@ from owl_stream.wire.tensors import TensorSpec
 Status = Literal["ok", "filler", "masked", "repeated"]
 """Of a row: as it should be / completes a last step / stands for a bad sample, labels -100 / given a second time."""
 
-_STATUSES = get_args(Status)
+_STATUSES = frozenset(get_args(Status))
+_TENSOR_VALUES = itemgetter("name", "dtype", "shape", "offset", "nbytes")
+_ROW_VALUES = itemgetter("shard", "key", "status", "reason", "replaces")
 
 
 @dataclass(frozen=True)
@@ -211,8 +215,8 @@ class _Fields:
         inner = _Fields(self._raw.get(key), f"{self._place}, {key}")
         return {name: float(inner._get(name, (int, float), "a number")) for name in inner._raw}  # type: ignore[arg-type] # isinstance takes a tuple
 
-    def items(self, key: str) -> Sequence[object]:
-        values: Sequence[object] = self._get(key, list, "a list of maps")
+    def items(self, key: str) -> Sequence[Any]:
+        values: Sequence[Any] = self._get(key, list, "a list of maps")
         return values
 
     def inner(self, value: object, key: str, at: int) -> _Fields:
@@ -259,13 +263,8 @@ def _read_batch(fields: _Fields) -> BatchHeader:
         micro=fields.count("micro"),
         rank=fields.count("rank"),
         world_size=fields.count("world_size"),
-        tensors=tuple(
-            _usual_tensor(raw) or _read_tensor(fields.inner(raw, "tensors", at))
-            for at, raw in enumerate(fields.items("tensors"))
-        ),
-        rows=tuple(
-            _usual_row(raw) or _read_row(fields.inner(raw, "rows", at)) for at, raw in enumerate(fields.items("rows"))
-        ),
+        tensors=_read_tensors(fields),
+        rows=_read_rows(fields),
         attended_tokens=fields.count("attended_tokens"),
         supervised_tokens=fields.count("supervised_tokens"),
         step_supervised_tokens=fields.count("step_supervised_tokens"),
@@ -273,16 +272,36 @@ def _read_batch(fields: _Fields) -> BatchHeader:
     )
 
 
-def _usual_tensor(raw: Any) -> TensorSpec | None:
-    """A tensor as most are, or None where every field has to be looked at. A frame has several, and a trainer waits."""
-    if type(raw) is not dict:
-        return None
-    name, dtype, shape, offset, nbytes = map(raw.get, ("name", "dtype", "shape", "offset", "nbytes"))
-    if not (type(name) is type(dtype) is str and type(offset) is type(nbytes) is int and type(shape) is list):
-        return None
-    if not all(type(number) is int and number >= 0 for number in (offset, nbytes, *shape)):
-        return None
-    return TensorSpec(name, dtype, tuple(shape), offset, nbytes)
+def _read_tensors(fields: _Fields) -> tuple[TensorSpec, ...]:
+    """All tensors of a batch: as most are, in one go, for a frame has several and a trainer waits; else one by one."""
+    raw = fields.items("tensors")
+    try:
+        names, dtypes, shapes, offsets, sizes = zip(*map(_TENSOR_VALUES, raw), strict=True)
+    except (KeyError, TypeError, ValueError):  # one lacks a key or is no map, or there is none
+        pass
+    else:
+        numbers = (*offsets, *sizes, *chain.from_iterable(shapes)) if _all_are(list, shapes) else (-1,)
+        if _all_are(str, names + dtypes) and _all_are(int, numbers) and min(numbers) >= 0:
+            return tuple(map(TensorSpec, names, dtypes, map(tuple, shapes), offsets, sizes))
+    return tuple(_read_tensor(fields.inner(each, "tensors", at)) for at, each in enumerate(raw))
+
+
+def _read_rows(fields: _Fields) -> tuple[RowInfo, ...]:
+    """All rows of a batch, in the same way."""
+    raw = fields.items("rows")
+    try:
+        shards, keys, statuses, reasons, replaces = zip(*map(_ROW_VALUES, raw), strict=True)
+    except (KeyError, TypeError, ValueError):
+        pass
+    else:
+        texts = shards + keys + statuses + reasons
+        if _all_are(str, texts) and _all_are(type(None), replaces) and _STATUSES.issuperset(statuses):
+            return tuple(map(RowInfo, shards, keys, statuses, reasons))
+    return tuple(_read_row(fields.inner(each, "rows", at)) for at, each in enumerate(raw))
+
+
+def _all_are(kind: type, values: Iterable[object]) -> bool:
+    return set(map(type, values)) <= {kind}
 
 
 def _read_tensor(fields: _Fields) -> TensorSpec:
@@ -295,20 +314,10 @@ def _read_tensor(fields: _Fields) -> TensorSpec:
     )
 
 
-def _usual_row(raw: Any) -> RowInfo | None:
-    """A row as most are, or None where every field has to be looked at."""
-    if type(raw) is not dict or raw.get("replaces") is not None:
-        return None
-    shard, key, status, reason = map(raw.get, ("shard", "key", "status", "reason"))
-    if type(shard) is type(key) is type(reason) is str and status in _STATUSES:
-        return RowInfo(shard, key, status, reason)  # type: ignore[arg-type] # checked against the literal's own values
-    return None
-
-
 def _read_row(fields: _Fields) -> RowInfo:
     status = fields.text("status")
     if status not in _STATUSES:
-        raise FrameError(f"batch frame: expected a row status of {', '.join(_STATUSES)}, got {status!r}")
+        raise FrameError(f"batch frame: expected a row status of {', '.join(get_args(Status))}, got {status!r}")
     replaces = fields.raw("replaces")
     if replaces is not None and not (
         isinstance(replaces, list) and len(replaces) == 2 and all(isinstance(part, str) for part in replaces)

@@ -56,7 +56,7 @@ def check_specs(specs: Sequence[TensorSpec], payload_nbytes: int) -> None:
         place = f"tensor {spec.name!r}"
         if spec.dtype not in DTYPES:
             raise FrameError(f"{place}: expected a dtype of {', '.join(DTYPES)}, got {spec.dtype!r}")
-        if len(spec.shape) > MAX_DIMENSIONS or any(n < 0 for n in spec.shape):
+        if len(spec.shape) > MAX_DIMENSIONS or min(spec.shape, default=0) < 0:
             raise FrameError(f"{place}: expected at most {MAX_DIMENSIONS} dimensions, none negative, got {spec.shape}")
         expected = math.prod(spec.shape) * DTYPES[spec.dtype]
         if spec.nbytes != expected:

@@ -190,16 +190,16 @@ class HeldStream(MemoryStream):
     """Its body."""
 
     def __init__(self, transport: Held, first: bytes, rest: bytes) -> None:
-        super().__init__(first, 1 << 20, lambda: None)
-        self._transport, self._later = transport, rest
+        super().__init__(first, transport)
+        self._held, self._later = transport, rest
 
     def readinto(self, buffer: memoryview) -> int:
         """See `ByteStream`."""
         taken = super().readinto(buffer)
         if taken or not self._later:
             return taken
-        self._transport.asked_for_more.set()
-        assert self._transport.released.wait(30)
+        self._held.asked_for_more.set()
+        assert self._held.released.wait(30)
         self._rest, self._later = memoryview(self._later), b""
         return super().readinto(buffer)
 
