@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import os
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from types import TracebackType
 
 import xxhash
 
@@ -30,6 +32,7 @@ FRAME_BYTES = 7_150_000
 FRAMES = 60
 """What the bare sender has in memory: as many frames as an epoch, or it would send from a cache."""
 MAX_RECEIVE = 1 << 20
+_COUNT = struct.Struct("<Q")
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class Pass:
         return self.cpu_s / self.nbytes * 1e9
 
 
-def measure(workload: Workload, *, rounds: int, passes: int = 3) -> tuple[list[Line], dict[str, object]]:
+def measure(workload: Workload, *, rounds: int, passes: int = 2) -> tuple[list[Line], dict[str, object]]:
     """Alternate ours, the raw socket, and the raw socket with a digest."""
     ours: list[Pass] = []
     bare: list[Pass] = []
@@ -59,6 +62,7 @@ def measure(workload: Workload, *, rounds: int, passes: int = 3) -> tuple[list[L
     settings = {"share_bytes": 2 << 30, "prefetch_bytes": 96 << 20}
     with ExitStack() as stack:
         service = stack.enter_context(Service(workload, server=settings))
+        bare_sender = stack.enter_context(BareSender())
         dataset, idle = (stack.enter_context(service.dataset()) for _ in range(2))
         second = iter(idle)
         next(second)  # frames are kept only where somebody else may want them
@@ -66,8 +70,8 @@ def measure(workload: Workload, *, rounds: int, passes: int = 3) -> tuple[list[L
             taken = _timed(partial(_epochs, dataset, passes if number else 1))
             if number:  # the first one assembles
                 ours.append(taken)
-                bare.append(_raw(taken.nbytes, digest=False))
-                digested.append(_raw(taken.nbytes, digest=True))
+                bare.append(bare_sender.receive(taken.nbytes, digest=False))
+                digested.append(bare_sender.receive(taken.nbytes, digest=True))
     del second
     speed = Ratio.of([mine.rate / theirs.rate for mine, theirs in zip(ours, bare, strict=True)])
     cost = Ratio.of([mine.cost / theirs.cost for mine, theirs in zip(ours, digested, strict=True)])
@@ -97,16 +101,27 @@ def _timed(receive: Callable[[], int]) -> Pass:
     return Pass(nbytes, time.perf_counter() - began[0], time.process_time() - began[1])
 
 
-def _raw(nbytes: int, *, digest: bool) -> Pass:
-    """Receive so many bytes from another process into one buffer, a frame at a time."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        command = [sys.executable, "-m", "benchmarks.transport", str(listening.getsockname()[1]), str(nbytes)]
-        with subprocess.Popen(command, cwd=ROOT):
-            sock, _ = listening.accept()
-            with sock:
-                sock.recv(1)
-                sock.sendall(b"g")
-                return _timed(lambda: _receive(sock, nbytes, digest))
+class BareSender:
+    """A process that sends as many bytes as it is asked for, over a fresh connection each time. A context manager."""
+
+    def __enter__(self) -> BareSender:
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        port = self._listening.getsockname()[1]
+        self._process = subprocess.Popen([sys.executable, "-m", "benchmarks.transport", str(port)], cwd=ROOT)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+        self._listening.close()
+        self._process.terminate()
+        self._process.wait()
+
+    def receive(self, nbytes: int, *, digest: bool) -> Pass:
+        """Receive so many bytes into one buffer, a frame at a time."""
+        sock, _ = self._listening.accept()
+        with sock:
+            sock.recv(1)
+            sock.sendall(_COUNT.pack(nbytes))
+            return _timed(lambda: _receive(sock, nbytes, digest))
 
 
 def _receive(sock: socket.socket, nbytes: int, digest: bool) -> int:
@@ -126,17 +141,18 @@ def _receive(sock: socket.socket, nbytes: int, digest: bool) -> int:
     return nbytes
 
 
-def _send(port: int, nbytes: int) -> None:
+def _send(port: int) -> None:
     one = os.urandom(FRAME_BYTES)
     frames = itertools.cycle([memoryview(bytearray(one)) for _ in range(FRAMES)])
-    with socket.create_connection(("127.0.0.1", port)) as sock:
-        sock.sendall(b"r")
-        sock.recv(1)
-        while nbytes:
-            sent = next(frames)[:nbytes]
-            sock.sendall(sent)
-            nbytes -= sent.nbytes
+    while True:
+        with socket.create_connection(("127.0.0.1", port)) as sock:
+            sock.sendall(b"r")
+            (nbytes,) = _COUNT.unpack(sock.recv(_COUNT.size, socket.MSG_WAITALL))
+            while nbytes:
+                sent = next(frames)[:nbytes]
+                sock.sendall(sent)
+                nbytes -= sent.nbytes
 
 
 if __name__ == "__main__":
-    _send(int(sys.argv[1]), int(sys.argv[2]))
+    _send(int(sys.argv[1]))

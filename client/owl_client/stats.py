@@ -51,7 +51,8 @@ class Counters:
     def yielded(self, rows: tuple[RowInfo, ...]) -> None:
         """Count one batch that the trainer was given."""
         self.batches += 1
-        self.rows.update(row.status for row in rows)
+        for row in rows:  # `update` would first look at length what it has been given
+            self.rows[row.status] += 1
 
     def snapshot(self) -> ClientStats:
         """The numbers now."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import get_args
 
 import numpy as np
@@ -50,7 +51,7 @@ class Assembled:
     cache_hits: int = 0
     cache_misses: int = 0
 
-    @property
+    @cached_property
     def counts(self) -> dict[str, int]:
         """What metrics add up: the contract's report, and rows by status."""
         report = self.report
