@@ -1,4 +1,4 @@
-"""What every contender reads: about a thousand real photographs, one conversation each, as WebDataset shards.
+"""What every contender reads: about four thousand real photographs, one conversation each, as WebDataset shards.
 
 The photographs are those of `--photographs` (WebDataset tars) where there are any, else they are cut from the
 photographs in scikit-image's wheel. All are JPEGs of about 500 x 375 pixels; a comment segment makes every file's bytes
@@ -22,7 +22,7 @@ from owl_stream.demo.pictures import photograph_directory
 from owl_stream.demo.texts import LANGUAGES, PHOTOGRAPHS
 from owl_stream.demo.tokenizer import train_tokenizer
 
-SAMPLES = 960
+SAMPLES = 3840
 SHARDS = 8
 IMAGE_SIZE = 384
 MAX_LENGTH = 4096

@@ -18,6 +18,7 @@ from owl_stream.assemble import Assembled
 from owl_stream.errors import OwlStreamError
 
 _LENGTH = struct.Struct("<Q")
+_RETRY_S = 0.001
 
 
 @dataclass(frozen=True)
@@ -51,13 +52,18 @@ class Done:
 
 
 async def send(sock: socket.socket, message: object, fd: int | None = None) -> None:
-    """Send from the event loop. The worker reads before it is sent anything else, so the prefix never blocks."""
+    """Send from the event loop."""
     body = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
     prefix = _LENGTH.pack(len(body))
     if fd is None:
         await asyncio.get_running_loop().sock_sendall(sock, prefix + body)
     else:
-        socket.send_fds(sock, [prefix], [fd])
+        while True:
+            try:
+                socket.send_fds(sock, [prefix], [fd])
+                break
+            except BlockingIOError:  # the job before this one is large, and the worker has not read it yet
+                await asyncio.sleep(_RETRY_S)
         await asyncio.get_running_loop().sock_sendall(sock, body)
 
 

@@ -41,19 +41,28 @@ CRASHES = {
 """Deaths that a sample's bytes can cause. SIGKILL is not among them: the kernel's memory killer sends that."""
 
 MAX_TRIES = 4
+HANDED = 2
+"""Jobs in a worker's hands, where enough of them wait: it begins the next one while its answer is being read."""
 KEEP_FREE_BYTES = 256 << 20
 
 
 class WorkerDiedError(Exception):
-    """A worker ended in the middle of its work: at which row of the job (-1: none), by which signal (0: none)."""
+    """A worker ended in the middle of its work: at which row of the job (-1: none), by which signal (0: none).
 
-    def __init__(self, row: int, signum: int) -> None:
-        super().__init__(row, signum)
-        self.row, self.signum = row, signum
+    `begun` is False where it was still at a job before this one.
+    """
+
+    def __init__(self, row: int, signum: int, begun: bool) -> None:
+        super().__init__(row, signum, begun)
+        self.row, self.signum, self.begun = row, signum, begun
 
 
 class _Worker:
-    """One worker process, its socket, and what it has been given."""
+    """One worker process, its socket, and what it has been given.
+
+    It may be given a job before it has finished another, so that it never waits for this process: it takes them, and
+    answers, in the order in which they are sent.
+    """
 
     def __init__(self, sample_cpu_s: int) -> None:
         self.sock, theirs = socket.socketpair()
@@ -72,7 +81,9 @@ class _Worker:
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
         self.sock.setblocking(False)
-        self._turn = asyncio.Lock()
+        # Locks are fair, so answers are heard in the order of sending.
+        self._sending, self._hearing = asyncio.Lock(), asyncio.Lock()
+        self._broken = False  # a message was cut off, or an answer was not heard: nothing fits together any more
         self._datasets: set[str] = set()
         self._slabs: set[int] = set()
         self._forget: set[int] = set()
@@ -82,15 +93,31 @@ class _Worker:
         if slab in self._slabs:
             self._forget.add(slab)
 
-    async def assemble(self, dataset: Dataset, job: Job, slab: Slab) -> Assembled:
-        """Assemble `job` into `slab`.
+    async def assemble(self, dataset: Dataset, job: Job, slab: Slab, timeout_s: float) -> Assembled:
+        """Assemble `job` into `slab`, once the jobs before it are done: from then on `timeout_s` counts.
 
         Raises:
             WorkerDiedError: the process ended; it has been reaped, so the slab is nobody's.
+            TimeoutError: it takes too long, and must be killed.
             OwlStreamError: what the assembler raised.
         """
-        async with self._turn:
-            return await self._assemble(dataset, job, slab)
+        begun = False
+        try:
+            async with self._sending:
+                await self._open(dataset, timeout_s)
+                fd = None if slab.number in self._slabs else slab.fd
+                forget, self._forget = tuple(self._forget), set()
+                self._slabs -= set(forget)
+                self._slabs.add(slab.number)
+                work = Work(dataset.fingerprint, job.to_bytes(), slab.number, slab.nbytes, forget)
+                await self._send(work, fd)
+            async with self._hearing:
+                begun = not self._broken
+                done = await self._hear(timeout_s)
+        except (EOFError, ConnectionError) as exc:
+            raise WorkerDiedError(slab.row, -min(await self.reap(), 0), begun) from exc
+        assert done.assembled is not None
+        return done.assembled
 
     async def open(self, dataset: Dataset) -> None:
         """Have the assembler of a dataset at hand.
@@ -99,34 +126,39 @@ class _Worker:
             EOFError, ConnectionError: the process has ended.
             OwlStreamError: what making the assembler raised.
         """
-        async with self._turn:
+        async with self._sending:
             await self._open(dataset)
 
-    async def _open(self, dataset: Dataset) -> None:
+    async def _open(self, dataset: Dataset, timeout_s: float | None = None) -> None:
         if dataset.fingerprint not in self._datasets:
-            await self._ask(Open(dataset.fingerprint, pickle.dumps(dataset.assembler_factory)))
+            await self._send(Open(dataset.fingerprint, pickle.dumps(dataset.assembler_factory)))
+            async with self._hearing:
+                await self._hear(timeout_s)
             self._datasets.add(dataset.fingerprint)
 
-    async def _assemble(self, dataset: Dataset, job: Job, slab: Slab) -> Assembled:
+    async def _send(self, message: Open | Work, fd: int | None = None) -> None:
         try:
-            await self._open(dataset)
-            fd = None if slab.number in self._slabs else slab.fd
-            forget, self._forget = tuple(self._forget), set()
-            self._slabs -= set(forget)
-            work = Work(dataset.fingerprint, job.to_bytes(), slab.number, slab.nbytes, forget)
-            self._slabs.add(slab.number)
-            done = await self._ask(work, fd)
-        except (EOFError, ConnectionError) as exc:
-            raise WorkerDiedError(slab.row, -min(await self.reap(), 0)) from exc
-        assert done.assembled is not None
-        return done.assembled
+            self._check()
+            await send(self.sock, message, fd)
+        except BaseException:
+            self._broken = True
+            raise
 
-    async def _ask(self, message: Open | Work, fd: int | None = None) -> Done:
-        await send(self.sock, message, fd)
-        done: Done = await receive(self.sock)
+    async def _hear(self, timeout_s: float | None) -> Done:
+        try:
+            self._check()
+            async with asyncio.timeout(timeout_s):
+                done: Done = await receive(self.sock)
+        except BaseException:
+            self._broken = True
+            raise
         if done.error is not None:
             raise done.error
         return done
+
+    def _check(self) -> None:
+        if self._broken:
+            raise EOFError
 
     async def reap(self) -> int:
         """Kill the process if it lives, wait for it, close the socket; returns its exit code."""
@@ -182,8 +214,8 @@ class ProcessEngine(Engine):
         self._errands: FairQueue[_Errand] = FairQueue()
         self._runners: list[asyncio.Task[None]] = []
         self._processes: list[_Worker | None] = [None] * self._workers
+        self._given = [0] * self._workers
         self._condemned: dict[int, str] = {}
-        self._busy = 0
         self._restarts = 0
 
     async def start(self) -> None:
@@ -192,7 +224,9 @@ class ProcessEngine(Engine):
             for place in range(self._workers):
                 with contextlib.suppress(OSError):  # its runner tries again, and says what is wrong
                     self._processes[place] = _Worker(self._sample_cpu_s)
-                self._runners.append(asyncio.create_task(self._run(place), name=f"worker-{place}"))
+                for number in range(HANDED):
+                    runner = asyncio.create_task(self._run(place), name=f"worker-{place}-{number}")
+                    self._runners.append(runner)
 
     async def prepare(self, dataset: Dataset) -> None:
         """See `Engine.prepare`: every worker loads the tokenizer now, which takes it half a second."""
@@ -213,7 +247,7 @@ class ProcessEngine(Engine):
         return dataclasses.replace(
             super().statistics(),
             workers=sum(worker is not None for worker in self._processes),
-            busy=self._busy,
+            busy=sum(map(bool, self._given)),
             queued=len(self._errands),
             slab_bytes=self._slabs.nbytes,
             restarts=self._restarts,
@@ -240,7 +274,8 @@ class ProcessEngine(Engine):
 
     async def _assemble(self, dataset: Dataset, job: Job, consumer: Consumer | None) -> Memory:
         await self.start()
-        for tries in range(1, MAX_TRIES + 1):
+        tries = 0
+        while tries < MAX_TRIES:
             job = dataclasses.replace(job, condemned=self._condemned_in(job))
             errand = _Errand(dataset, job, dataset.capacity(job), asyncio.get_running_loop().create_future())
             self._errands.put(errand, 0 if consumer is None else consumer.number, errand.capacity)
@@ -248,6 +283,9 @@ class ProcessEngine(Engine):
                 assembled = await self._outcome(errand)
             except WorkerDiedError as death:
                 self._give_back(errand)
+                if not death.begun:  # of whatever it was at before
+                    continue
+                tries += 1
                 log.warning("a worker died at row %d of %s, try %d: signal %d", death.row, job, tries, death.signum)
                 if death.signum in CRASHES and death.row >= 0:
                     await self._try_alone(dataset, job, job.row_at(death.row))
@@ -306,8 +344,7 @@ class ProcessEngine(Engine):
             self._slabs.give(slab)
             raise
         try:
-            async with asyncio.timeout(self._job_timeout_s):
-                await worker.assemble(dataset, alone, slab)
+            await worker.assemble(dataset, alone, slab, self._job_timeout_s)
         except WorkerDiedError as death:
             if death.signum in CRASHES:
                 self._condemned[row.digest] = CRASHES[signal.Signals(death.signum)]
@@ -318,39 +355,35 @@ class ProcessEngine(Engine):
             self._slabs.give(slab)
 
     async def _run(self, place: int) -> None:
-        """Serve errands with the worker at `place`, replacing it whenever it dies."""
+        """Serve errands with the worker at `place`; several of these do, so that it always has the next one at hand."""
+
+        def leave() -> int:
+            return self._workers if self._given[place] else 0  # a worker that has nothing to do comes first
+
         while True:
-            errand = await self._errands.get()
-            worker = self._processes[place]
-            if worker is None or worker.process.poll() is not None:
-                if worker is not None:
-                    await worker.kill()
-                    self._processes[place] = None
-                try:
-                    worker = self._processes[place] = _Worker(self._sample_cpu_s)
-                except OSError as exc:  # no descriptor, memory or process left: the next errand tries again
-                    errand.result.set_exception(exc)
-                    continue
-                self._restarts += 1
-            self._busy += 1
+            errand = await self._errands.get(leave)
+            self._given[place] += 1
             try:
-                await self._serve(worker, errand)
+                await self._serve(place, errand)
             finally:
-                self._busy -= 1
+                self._given[place] -= 1
                 if not errand.result.done():
-                    await worker.kill()
+                    if (worker := self._processes[place]) is not None:
+                        await worker.kill()
                     _refuse(errand)
 
-    async def _serve(self, worker: _Worker, errand: _Errand) -> None:
+    async def _serve(self, place: int, errand: _Errand) -> None:
         result: Assembled | None = None
         error: Exception | None = None
+        worker: _Worker | None = None
         try:
+            worker = await self._living(place)
             # Not before there is a worker: the less memory goes round, the more of it is in a cache.
             errand.slab = self._slab(errand.capacity)
-            async with asyncio.timeout(self._job_timeout_s):
-                result = await worker.assemble(errand.dataset, errand.job, errand.slab)
+            result = await worker.assemble(errand.dataset, errand.job, errand.slab, self._job_timeout_s)
         except TimeoutError:
-            await worker.kill()
+            if worker is not None:
+                await worker.kill()
             error = ReadError(
                 f"{errand.job}: not assembled within {self._job_timeout_s:g} s of wall time; storage seems to stall, "
                 f"look at it, then ask again"
@@ -361,3 +394,18 @@ class ProcessEngine(Engine):
             errand.result.set_exception(error)
         elif result is not None:
             errand.result.set_result(result)
+
+    async def _living(self, place: int) -> _Worker:
+        """The worker at `place`, replaced if it has died.
+
+        Raises:
+            OSError: no descriptor, memory or process is left; the next errand tries again.
+        """
+        while (worker := self._processes[place]) is None or worker.process.poll() is not None:
+            if worker is not None:
+                await worker.kill()
+            if self._processes[place] is worker:  # else somebody else has replaced it meanwhile
+                self._processes[place] = None
+                self._processes[place] = _Worker(self._sample_cpu_s)
+                self._restarts += 1
+        return worker

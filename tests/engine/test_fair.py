@@ -64,3 +64,42 @@ def test_what_is_left_can_be_taken_out() -> None:
     assert len(queue) == 300
     assert len(queue.drain()) == 300
     assert len(queue) == 0
+
+
+def test_who_leaves_some_for_others_waits_for_more() -> None:
+    """One that leaves two takes the first of three, and what `leave` says counts when an item comes."""
+
+    async def run() -> None:
+        queue: FairQueue[str] = FairQueue()
+        leaving = 2
+        patient = asyncio.create_task(queue.get(lambda: leaving))
+        await asyncio.sleep(0)
+        for name in "ab":
+            queue.put(name, 1, 1.0)
+        await asyncio.sleep(0)
+        assert not patient.done()
+        queue.put("c", 1, 1.0)
+        assert await patient == "a"
+        patient = asyncio.create_task(queue.get(lambda: leaving))
+        await asyncio.sleep(0)
+        assert (await queue.get(), await queue.get()) == ("b", "c")
+        leaving = 0
+        queue.put("d", 1, 1.0)
+        assert await patient == "d"
+
+    asyncio.run(run())
+
+
+def test_an_item_is_not_lost_with_the_one_it_woke() -> None:
+    """Who is cancelled between being woken and taking the item passes it on."""
+
+    async def run() -> None:
+        queue: FairQueue[str] = FairQueue()
+        first, second = (asyncio.create_task(queue.get()) for _ in range(2))
+        await asyncio.sleep(0)
+        queue.put("a", 1, 1.0)
+        first.cancel()
+        assert await asyncio.wait_for(second, 10) == "a"
+        assert first.cancelled()
+
+    asyncio.run(run())

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from owl_stream.assemble import AssemblerFactory, Dataset
-from owl_stream.engine import Coordinate, InlineEngine, ProcessEngine
+from owl_stream.engine import Coordinate, Engine, InlineEngine, ProcessEngine
 from owl_stream.engine.slabs import SlabPool
 from owl_stream.errors import ReadError, WorkerError
 from owl_stream.wire import BatchHeader, parse_frames
@@ -47,6 +47,12 @@ async def undisturbed(dataset: Dataset) -> bytes:
     async with running(InlineEngine()) as engine:
         with await engine.frame(dataset, AT) as lease:
             return bytes(lease.view)
+
+
+async def copied(engine: Engine, dataset: Dataset, at: Coordinate) -> bytes:
+    """A frame's bytes."""
+    with await engine.frame(dataset, at) as lease:
+        return bytes(lease.view)
 
 
 def test_fault_4_a_killed_worker_is_replaced_and_the_frame_is_the_same(harmed: Dataset, tmp_path: Path) -> None:
@@ -126,6 +132,51 @@ def test_fault_55_a_stall_is_a_retryable_error_and_masks_nothing(harmed: Dataset
                 await engine.frame(harmed, AT)
             with await engine.frame(harmed, AT) as lease:
                 assert bytes(lease.view) == expected
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("fault", ["SIGKILL", "SIGSEGV", "stall"])
+def test_a_job_in_the_hands_of_a_worker_that_dies_of_another_comes_to_no_harm(
+    harmed: Dataset, tmp_path: Path, fault: str
+) -> None:
+    """Whatever ends a worker at the first of its two jobs, the second is made elsewhere and blamed for nothing."""
+    places = [AT, *(Coordinate(epoch, 0, 0, 0, 1, 4) for epoch in range(1, 5))]
+
+    async def run() -> None:
+        async with running(InlineEngine()) as engine:
+            expected = [await copied(engine, harmed, at) for at in places]
+        harm(harmed, fault, once=tmp_path / "harmed")
+        async with running(ProcessEngine(1, job_timeout_s=5)) as engine:
+            got = await asyncio.gather(*(copied(engine, harmed, at) for at in places), return_exceptions=True)
+            assert (tmp_path / "harmed").exists()
+            assert engine.statistics().condemned == 0
+            assert engine.statistics().restarts == 1
+        if fault == "stall":
+            assert isinstance(got[0], ReadError)
+            got[0] = expected[0]
+        assert got == expected
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(("asked", "queued"), [(2, 1), (5, 3)])
+def test_a_worker_is_handed_a_second_job_only_where_others_are_left(
+    harmed: Dataset, tmp_path: Path, asked: int, queued: int
+) -> None:
+    """While the only worker is at its first job: of two, one waits for whoever is free first; of five, three do."""
+    places = [Coordinate(epoch, 0, 0, 0, 1, 4) for epoch in range(asked)]
+    reached = tmp_path / "reached"
+
+    async def run() -> None:
+        harm(harmed, "stall", once=reached)
+        async with running(ProcessEngine(1)) as engine:
+            tasks = [asyncio.create_task(copied(engine, harmed, at)) for at in places]
+            async with asyncio.timeout(60):
+                while not reached.exists():  # noqa: ASYNC110 # another process makes it
+                    await asyncio.sleep(0.01)
+            assert engine.statistics().queued == queued
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     asyncio.run(run())
 
