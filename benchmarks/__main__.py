@@ -53,7 +53,8 @@ def parts(workloads: dict[Kind, Workload], real: Sequence[Path], length: Length)
     return {
         "plain": compare("plain"),
         "cut": compare("cut"),
-        "transport": lambda: transport.measure(plain, rounds=5 * length.rounds),
+        "transport": lambda: transport.measure(plain, rounds=3 * length.rounds),
+        "transport-cut": lambda: transport.measure(workloads["cut"], rounds=3 * length.rounds, passes=1),
         "cache": lambda: crop_cache.measure(plain, rounds=few),
         "sharing": lambda: sharing.measure(plain, rounds=few, seconds=length.seconds * 3),
         "balance": lambda: measure_balance(plain, real),

@@ -24,11 +24,11 @@ from benchmarks.contender import ROOT
 from benchmarks.report import Line
 from benchmarks.rounds import Ratio
 from benchmarks.service import Service
-from benchmarks.workload import Workload
+from benchmarks.workload import Kind, Workload
 from owl_client import OwlStreamDataset
 
-FRAME_BYTES = 7_150_000
-"""About what a `plain` batch has."""
+FRAME_BYTES: dict[Kind, int] = {"plain": 7_150_000, "cut": 23_850_000}
+"""About what a batch has."""
 FRAMES = 60
 """What the bare sender has in memory: as many frames as an epoch, or it would send from a cache."""
 MAX_RECEIVE = 1 << 20
@@ -59,10 +59,12 @@ def measure(workload: Workload, *, rounds: int, passes: int = 2) -> tuple[list[L
     ours: list[Pass] = []
     bare: list[Pass] = []
     digested: list[Pass] = []
+    # One epoch must fit what is kept for others to come.
+    shards = [str(path) for path in (workload.shards if workload.kind == "plain" else workload.shards[:1])]
     settings = {"share_bytes": 2 << 30, "prefetch_bytes": 96 << 20}
     with ExitStack() as stack:
-        service = stack.enter_context(Service(workload, server=settings))
-        bare_sender = stack.enter_context(BareSender())
+        service = stack.enter_context(Service(workload, server=settings, shards=shards))
+        bare_sender = stack.enter_context(BareSender(FRAME_BYTES[workload.kind]))
         dataset, idle = (stack.enter_context(service.dataset()) for _ in range(2))
         second = iter(idle)
         next(second)  # frames are kept only where somebody else may want them
@@ -76,8 +78,8 @@ def measure(workload: Workload, *, rounds: int, passes: int = 2) -> tuple[list[L
     speed = Ratio.of([mine.rate / theirs.rate for mine, theirs in zip(ours, bare, strict=True)])
     cost = Ratio.of([mine.cost / theirs.cost for mine, theirs in zip(ours, digested, strict=True)])
     lines = [
-        Line("3", "frames that need no assembly: GB/s / the raw socket's", speed, at_least=0.75),
-        Line("4", "trainer's CPU s a GB / those of recv_into and xxh3", cost, at_most=1.6),
+        Line("3", f"`{workload.kind}`, frames that need no assembly: GB/s / the raw socket's", speed, at_least=0.75),
+        Line("4", f"`{workload.kind}`, trainer's CPU s a GB / those of recv_into and xxh3", cost, at_most=1.6),
     ]
     return lines, {name: [vars(one) for one in taken] for name, taken in _named(ours, bare, digested).items()}
 
@@ -104,10 +106,14 @@ def _timed(receive: Callable[[], int]) -> Pass:
 class BareSender:
     """A process that sends as many bytes as it is asked for, over a fresh connection each time. A context manager."""
 
+    def __init__(self, frame_bytes: int) -> None:
+        self._frame_bytes = frame_bytes
+
     def __enter__(self) -> BareSender:
         self._listening = socket.create_server(("127.0.0.1", 0))
         port = self._listening.getsockname()[1]
-        self._process = subprocess.Popen([sys.executable, "-m", "benchmarks.transport", str(port)], cwd=ROOT)
+        arguments = [str(port), str(self._frame_bytes)]
+        self._process = subprocess.Popen([sys.executable, "-m", "benchmarks.transport", *arguments], cwd=ROOT)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
@@ -121,14 +127,14 @@ class BareSender:
         with sock:
             sock.recv(1)
             sock.sendall(_COUNT.pack(nbytes))
-            return _timed(lambda: _receive(sock, nbytes, digest))
+            frame = memoryview(bytearray(self._frame_bytes))
+            return _timed(lambda: _receive(sock, nbytes, frame, digest))
 
 
-def _receive(sock: socket.socket, nbytes: int, digest: bool) -> int:
-    frame = memoryview(bytearray(FRAME_BYTES))
+def _receive(sock: socket.socket, nbytes: int, frame: memoryview, digest: bool) -> int:
     left = nbytes
     while left:
-        rest = frame[: min(left, FRAME_BYTES)]
+        rest = frame[:left]
         left -= rest.nbytes
         state = xxhash.xxh3_64()
         while rest.nbytes:
@@ -141,8 +147,8 @@ def _receive(sock: socket.socket, nbytes: int, digest: bool) -> int:
     return nbytes
 
 
-def _send(port: int) -> None:
-    one = os.urandom(FRAME_BYTES)
+def _send(port: int, frame_bytes: int) -> None:
+    one = os.urandom(frame_bytes)
     frames = itertools.cycle([memoryview(bytearray(one)) for _ in range(FRAMES)])
     while True:
         with socket.create_connection(("127.0.0.1", port)) as sock:
@@ -155,4 +161,4 @@ def _send(port: int) -> None:
 
 
 if __name__ == "__main__":
-    _send(int(sys.argv[1]))
+    _send(int(sys.argv[1]), int(sys.argv[2]))

@@ -51,6 +51,8 @@ class FairQueue(Generic[Item]):
                 if woken.done() and not woken.cancelled():
                     self._wake()  # what it was woken for is somebody else's now
                 raise
+            if len(self._items) <= leave():  # somebody was quicker: it may be for another one then
+                self._wake()
         start, _, item = heapq.heappop(self._items)
         self._now = max(self._now, start)
         return item
@@ -66,7 +68,7 @@ class FairQueue(Generic[Item]):
 
     def _wake(self) -> None:
         for at, (leave, woken) in enumerate(self._waiting):
-            if len(self._items) > leave():
+            if not woken.done() and len(self._items) > leave():
                 del self._waiting[at]
                 woken.set_result(None)
                 return

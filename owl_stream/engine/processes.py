@@ -17,6 +17,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Sequence
 
 from owl_stream.assemble import Assembled, Dataset, Job, JobRow
@@ -64,7 +65,8 @@ class _Worker:
     answers, in the order in which they are sent.
     """
 
-    def __init__(self, sample_cpu_s: int) -> None:
+    def __init__(self, sample_cpu_s: int, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
         self.sock, theirs = socket.socketpair()
         with theirs:
             command = [sys.executable, "-m", "owl_stream.engine.worker"]
@@ -83,7 +85,9 @@ class _Worker:
         self.sock.setblocking(False)
         # Locks are fair, so answers are heard in the order of sending.
         self._sending, self._hearing = asyncio.Lock(), asyncio.Lock()
-        self._broken = False  # a message was cut off, or an answer was not heard: nothing fits together any more
+        self._jobs: deque[Slab] = deque()  # by their slabs; those that a dead worker leaves behind stay
+        self.broken = False
+        """A message was cut off or an answer not heard: no later one would fit."""
         self._datasets: set[str] = set()
         self._slabs: set[int] = set()
         self._forget: set[int] = set()
@@ -93,29 +97,35 @@ class _Worker:
         if slab in self._slabs:
             self._forget.add(slab)
 
-    async def assemble(self, dataset: Dataset, job: Job, slab: Slab, timeout_s: float) -> Assembled:
-        """Assemble `job` into `slab`, once the jobs before it are done: from then on `timeout_s` counts.
+    async def assemble(self, dataset: Dataset, job: Job, slab: Slab) -> Assembled:
+        """Assemble `job` into `slab`, once the jobs before it are done: from then on its time counts.
 
         Raises:
             WorkerDiedError: the process ended; it has been reaped, so the slab is nobody's.
             TimeoutError: it takes too long, and must be killed.
             OwlStreamError: what the assembler raised.
         """
-        begun = False
         try:
             async with self._sending:
-                await self._open(dataset, timeout_s)
+                self._jobs.append(slab)
+                await self._open(dataset)
                 fd = None if slab.number in self._slabs else slab.fd
                 forget, self._forget = tuple(self._forget), set()
                 self._slabs -= set(forget)
                 self._slabs.add(slab.number)
-                work = Work(dataset.fingerprint, job.to_bytes(), slab.number, slab.nbytes, forget)
-                await self._send(work, fd)
-            async with self._hearing:
-                begun = not self._broken
-                done = await self._hear(timeout_s)
+                await self._send(Work(dataset.fingerprint, job.to_bytes(), slab.number, slab.nbytes, forget), fd)
+            done = await self._hear()
+        except OwlStreamError:
+            self._jobs.remove(slab)
+            raise
         except (EOFError, ConnectionError) as exc:
-            raise WorkerDiedError(slab.row, -min(await self.reap(), 0), begun) from exc
+            self.broken = True
+            # Of the jobs that it leaves behind it was at the first.
+            raise WorkerDiedError(slab.row, -min(await self.reap(), 0), self._jobs[0] is slab) from exc
+        except BaseException:
+            self.broken = True
+            raise
+        self._jobs.remove(slab)
         assert done.assembled is not None
         return done.assembled
 
@@ -124,45 +134,53 @@ class _Worker:
 
         Raises:
             EOFError, ConnectionError: the process has ended.
+            TimeoutError: it takes too long.
             OwlStreamError: what making the assembler raised.
         """
-        async with self._sending:
-            await self._open(dataset)
+        try:
+            async with self._sending:
+                await self._open(dataset)
+        except OwlStreamError:
+            raise
+        except BaseException:
+            self.broken = True
+            raise
 
-    async def _open(self, dataset: Dataset, timeout_s: float | None = None) -> None:
+    async def _open(self, dataset: Dataset) -> None:
         if dataset.fingerprint not in self._datasets:
             await self._send(Open(dataset.fingerprint, pickle.dumps(dataset.assembler_factory)))
-            async with self._hearing:
-                await self._hear(timeout_s)
+            await self._hear()
             self._datasets.add(dataset.fingerprint)
 
     async def _send(self, message: Open | Work, fd: int | None = None) -> None:
-        try:
-            self._check()
+        self._check()
+        async with asyncio.timeout(self._timeout_s):
             await send(self.sock, message, fd)
-        except BaseException:
-            self._broken = True
-            raise
 
-    async def _hear(self, timeout_s: float | None) -> Done:
-        try:
+    async def _hear(self) -> Done:
+        async with self._hearing:
             self._check()
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout(self._timeout_s):
                 done: Done = await receive(self.sock)
-        except BaseException:
-            self._broken = True
-            raise
         if done.error is not None:
             raise done.error
         return done
 
     def _check(self) -> None:
-        if self._broken:
+        if self.broken:
             raise EOFError
 
     async def reap(self) -> int:
         """Kill the process if it lives, wait for it, close the socket; returns its exit code."""
-        self.sock.close()
+        self.broken = True
+        with contextlib.suppress(OSError):
+            self.sock.shutdown(socket.SHUT_RDWR)  # wakes whoever waits for it; closing it under them would not
+        code = await self._end()
+        async with self._sending, self._hearing:
+            self.sock.close()
+        return code
+
+    async def _end(self) -> int:
         if self.process.poll() is None:
             # A worker that closed its socket is ending by itself: let its own signal be the one we report.
             try:
@@ -223,7 +241,7 @@ class ProcessEngine(Engine):
         if not self._runners:
             for place in range(self._workers):
                 with contextlib.suppress(OSError):  # its runner tries again, and says what is wrong
-                    self._processes[place] = _Worker(self._sample_cpu_s)
+                    self._processes[place] = _Worker(self._sample_cpu_s, self._job_timeout_s)
                 for number in range(HANDED):
                     runner = asyncio.create_task(self._run(place), name=f"worker-{place}-{number}")
                     self._runners.append(runner)
@@ -339,12 +357,12 @@ class ProcessEngine(Engine):
         alone = dataclasses.replace(job, rows=(row,), spares=(), condemned={})
         slab = self._slabs.take(dataset.capacity(alone))
         try:
-            worker = _Worker(self._sample_cpu_s)
+            worker = _Worker(self._sample_cpu_s, self._job_timeout_s)
         except BaseException:
             self._slabs.give(slab)
             raise
         try:
-            await worker.assemble(dataset, alone, slab, self._job_timeout_s)
+            await worker.assemble(dataset, alone, slab)
         except WorkerDiedError as death:
             if death.signum in CRASHES:
                 self._condemned[row.digest] = CRASHES[signal.Signals(death.signum)]
@@ -380,16 +398,16 @@ class ProcessEngine(Engine):
             worker = await self._living(place)
             # Not before there is a worker: the less memory goes round, the more of it is in a cache.
             errand.slab = self._slab(errand.capacity)
-            result = await worker.assemble(errand.dataset, errand.job, errand.slab, self._job_timeout_s)
+            result = await worker.assemble(errand.dataset, errand.job, errand.slab)
         except TimeoutError:
-            if worker is not None:
-                await worker.kill()
             error = ReadError(
                 f"{errand.job}: not assembled within {self._job_timeout_s:g} s of wall time; storage seems to stall, "
                 f"look at it, then ask again"
             )
         except (WorkerDiedError, OwlStreamError, OSError, MemoryError) as exc:
             error = exc
+        if worker is not None and worker.broken:
+            await worker.kill()  # whatever it still does, not into a slab that is used again
         if error is not None:
             errand.result.set_exception(error)
         elif result is not None:
@@ -406,6 +424,6 @@ class ProcessEngine(Engine):
                 await worker.kill()
             if self._processes[place] is worker:  # else somebody else has replaced it meanwhile
                 self._processes[place] = None
-                self._processes[place] = _Worker(self._sample_cpu_s)
+                self._processes[place] = _Worker(self._sample_cpu_s, self._job_timeout_s)
                 self._restarts += 1
         return worker

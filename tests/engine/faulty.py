@@ -17,8 +17,9 @@ from owl_stream.assemble.assembler import Progress
 class FaultyFactory:
     """Makes assemblers that misbehave at the sample whose bytes hash to `digest`.
 
-    `fault`: a signal's name (the process kills itself with it), "spin" (burns CPU) or "stall" (waits). With a `once`
-    path it happens only while that file does not exist.
+    `fault`: a signal's name (the process kills itself with it), "spin" (burns CPU), "stall" (waits), or "unopened" (no
+    assembler is ever made: the process is killed before). With a `once` path it happens only while that file does not
+    exist.
     """
 
     real: AssemblerFactory
@@ -28,6 +29,8 @@ class FaultyFactory:
 
     def __call__(self) -> FaultyAssembler:
         """A new assembler."""
+        if self.fault == "unopened":
+            os.kill(os.getpid(), signal.SIGKILL)
         return FaultyAssembler(self.real(), self)
 
 

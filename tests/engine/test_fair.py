@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Callable
 
 from owl_stream.engine.fair import FairQueue
 
@@ -86,6 +87,33 @@ def test_who_leaves_some_for_others_waits_for_more() -> None:
         leaving = 0
         queue.put("d", 1, 1.0)
         assert await patient == "d"
+
+    asyncio.run(run())
+
+
+def test_two_items_wake_two_even_if_one_of_them_has_to_wait_again() -> None:
+    """What `leave` says may change between being woken and looking: the item then wakes somebody else."""
+
+    async def run() -> None:
+        queue: FairQueue[str] = FairQueue()
+        taken: list[str] = []
+
+        async def take(leave: Callable[[], int]) -> None:
+            taken.append(await queue.get(leave))
+
+        def none() -> int:
+            return 0
+
+        def five_once_one_is_taken() -> int:
+            return 5 * len(taken)
+
+        first, shy, third = (asyncio.create_task(take(each)) for each in (none, five_once_one_is_taken, none))
+        await asyncio.sleep(0)
+        queue.put("a", 1, 1.0)
+        queue.put("b", 1, 1.0)
+        await asyncio.wait_for(asyncio.gather(first, third), 10)
+        shy.cancel()
+        assert taken == ["a", "b"]
 
     asyncio.run(run())
 

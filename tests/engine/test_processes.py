@@ -181,14 +181,18 @@ def test_a_worker_is_handed_a_second_job_only_where_others_are_left(
     asyncio.run(run())
 
 
-def test_workers_that_keep_being_killed_end_in_a_retryable_error(harmed: Dataset) -> None:
-    """SIGKILL again and again (the kernel's memory killer) masks nothing and does not loop forever."""
+@pytest.mark.parametrize("fault", ["SIGKILL", "unopened"])
+def test_workers_that_keep_being_killed_end_in_a_retryable_error(harmed: Dataset, fault: str) -> None:
+    """SIGKILL again and again (the kernel's memory killer), early or late, masks nothing and does not loop forever."""
+    places = [AT, *(Coordinate(epoch, 0, 0, 0, 1, 4) for epoch in range(1, 4))]
 
     async def run() -> None:
-        harm(harmed, "SIGKILL")
+        harm(harmed, fault)
         async with running(ProcessEngine(1)) as engine:
-            with pytest.raises(WorkerError, match="memory killer"):
-                await engine.frame(harmed, AT)
+            got = await asyncio.gather(*(copied(engine, harmed, at) for at in places), return_exceptions=True)
+            assert isinstance(got[0], WorkerError)
+            assert "memory killer" in str(got[0])
+            assert fault == "SIGKILL" or all(isinstance(each, WorkerError) for each in got)
             assert engine.statistics().condemned == 0
 
     asyncio.run(run())
