@@ -54,7 +54,7 @@ class FragileTransport(MemoryTransport):
     def open(self, url: str, request: StreamRequest, interrupt: Interrupt) -> MemoryStream:
         """See `Transport`."""
         body = super().open(url, request, interrupt)
-        stream = FragileStream(bytes(body._rest), self.piece, self._count_close)
+        stream = FragileStream(bytes(body._rest), self)
         self.alive.append((url, stream))
         return stream
 
