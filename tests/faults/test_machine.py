@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,6 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from owl_client import Batch, OwlStreamDataset
-from owl_stream.wire import Cursor
 from tests.faults.machine import RunMachine
 from tests.faults.oracle import BrokenPromiseError
 from tests.faults.stages import MemoryStage, ProcessStage
@@ -68,11 +68,10 @@ class CommitsOnPrefetch(OwlStreamDataset):
         assert live._pass is not None
         assert live._pass.receiver is not None
         pipe = live._pass.receiver._pipe
-        with pipe._changed:
-            pipe._changed.wait_for(lambda: pipe._items or pipe._ended)
-            if pipe._items:
-                state = pipe._items[-1].meta.state
-                self._position.move(Cursor(state["epoch"], state["step"], state["micro"]))
+        while not pipe._items.qsize():  # the next batch, or the end
+            time.sleep(0)
+        if pipe._count:
+            self._position.move(self._position.cursor.after(self.steps_per_epoch, self.micros_per_step))
 
 
 class BrokenRun(MemoryRun):
