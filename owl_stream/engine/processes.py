@@ -11,20 +11,14 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
-import os
-import pickle
 import signal
-import socket
-import subprocess
-import sys
-from collections import deque
 from collections.abc import Sequence
 
 from owl_stream.assemble import Assembled, Dataset, Job, JobRow
-from owl_stream.engine.channel import Done, Open, Work, receive, send
 from owl_stream.engine.consumer import Consumer
 from owl_stream.engine.cores import usable_cores
 from owl_stream.engine.fair import FairQueue
+from owl_stream.engine.handle import WorkerDiedError, WorkerHandle
 from owl_stream.engine.shared import Engine, EngineStatistics, Memory
 from owl_stream.engine.slabs import Slab, SlabPool
 from owl_stream.errors import OwlStreamError, ReadError, TemporaryError, WorkerError
@@ -45,154 +39,6 @@ MAX_TRIES = 4
 HANDED = 2
 """Jobs in a worker's hands, where enough of them wait: it begins the next one while its answer is being read."""
 KEEP_FREE_BYTES = 256 << 20
-
-
-class WorkerDiedError(Exception):
-    """A worker ended in the middle of its work: at which row of the job (-1: none), by which signal (0: none).
-
-    `begun` is False where it was still at a job before this one.
-    """
-
-    def __init__(self, row: int, signum: int, begun: bool) -> None:
-        super().__init__(row, signum, begun)
-        self.row, self.signum, self.begun = row, signum, begun
-
-
-class _Worker:
-    """One worker process, its socket, and what it has been given.
-
-    It may be given a job before it has finished another, so that it never waits for this process: it takes them, and
-    answers, in the order in which they are sent.
-    """
-
-    def __init__(self, sample_cpu_s: int, timeout_s: float) -> None:
-        self._timeout_s = timeout_s
-        self.sock, theirs = socket.socketpair()
-        with theirs:
-            command = [sys.executable, "-m", "owl_stream.engine.worker"]
-            arguments = [str(theirs.fileno()), str(os.getpid()), str(sample_cpu_s)]
-            # Ctrl-C goes to the whole group: held here, the worker inherits that it is, and never tells of it.
-            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-            try:
-                self.process = subprocess.Popen(
-                    [*command, *arguments], pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, close_fds=True
-                )
-            except BaseException:
-                self.sock.close()
-                raise
-            finally:
-                signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        self.sock.setblocking(False)
-        # Locks are fair, so answers are heard in the order of sending.
-        self._sending, self._hearing = asyncio.Lock(), asyncio.Lock()
-        self._jobs: deque[Slab] = deque()  # by their slabs; those that a dead worker leaves behind stay
-        self.broken = False
-        """A message was cut off or an answer not heard: no later one would fit."""
-        self._datasets: set[str] = set()
-        self._slabs: set[int] = set()
-        self._forget: set[int] = set()
-
-    def forget(self, slab: int) -> None:
-        """Have the worker unmap a slab with its next work."""
-        if slab in self._slabs:
-            self._forget.add(slab)
-
-    async def assemble(self, dataset: Dataset, job: Job, slab: Slab) -> Assembled:
-        """Assemble `job` into `slab`, once the jobs before it are done: from then on its time counts.
-
-        Raises:
-            WorkerDiedError: the process ended; it has been reaped, so the slab is nobody's.
-            TimeoutError: it takes too long, and must be killed.
-            OwlStreamError: what the assembler raised.
-        """
-        try:
-            async with self._sending:
-                self._jobs.append(slab)
-                await self._open(dataset)
-                fd = None if slab.number in self._slabs else slab.fd
-                forget, self._forget = tuple(self._forget), set()
-                self._slabs -= set(forget)
-                self._slabs.add(slab.number)
-                await self._send(Work(dataset.fingerprint, job.to_bytes(), slab.number, slab.nbytes, forget), fd)
-            done = await self._hear()
-        except OwlStreamError:
-            self._jobs.remove(slab)
-            raise
-        except (EOFError, ConnectionError) as exc:
-            self.broken = True
-            # Of the jobs that it leaves behind it was at the first.
-            raise WorkerDiedError(slab.row, -min(await self.reap(), 0), self._jobs[0] is slab) from exc
-        except BaseException:
-            self.broken = True
-            raise
-        self._jobs.remove(slab)
-        assert done.assembled is not None
-        return done.assembled
-
-    async def open(self, dataset: Dataset) -> None:
-        """Have the assembler of a dataset at hand.
-
-        Raises:
-            EOFError, ConnectionError: the process has ended.
-            TimeoutError: it takes too long.
-            OwlStreamError: what making the assembler raised.
-        """
-        try:
-            async with self._sending:
-                await self._open(dataset)
-        except OwlStreamError:
-            raise
-        except BaseException:
-            self.broken = True
-            raise
-
-    async def _open(self, dataset: Dataset) -> None:
-        if dataset.fingerprint not in self._datasets:
-            await self._send(Open(dataset.fingerprint, pickle.dumps(dataset.assembler_factory)))
-            await self._hear()
-            self._datasets.add(dataset.fingerprint)
-
-    async def _send(self, message: Open | Work, fd: int | None = None) -> None:
-        self._check()
-        async with asyncio.timeout(self._timeout_s):
-            await send(self.sock, message, fd)
-
-    async def _hear(self) -> Done:
-        async with self._hearing:
-            self._check()
-            async with asyncio.timeout(self._timeout_s):
-                done: Done = await receive(self.sock)
-        if done.error is not None:
-            raise done.error
-        return done
-
-    def _check(self) -> None:
-        if self.broken:
-            raise EOFError
-
-    async def reap(self) -> int:
-        """Kill the process if it lives, wait for it, close the socket; returns its exit code."""
-        self.broken = True
-        with contextlib.suppress(OSError):
-            self.sock.shutdown(socket.SHUT_RDWR)  # wakes whoever waits for it; closing it under them would not
-        code = await self._end()
-        async with self._sending, self._hearing:
-            self.sock.close()
-        return code
-
-    async def _end(self) -> int:
-        if self.process.poll() is None:
-            # A worker that closed its socket is ending by itself: let its own signal be the one we report.
-            try:
-                return await asyncio.to_thread(self.process.wait, 1.0)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-        return await asyncio.to_thread(self.process.wait)
-
-    async def kill(self) -> None:
-        """End the process at once and wait for it."""
-        self.process.kill()
-        await self.reap()
 
 
 @dataclasses.dataclass
@@ -231,7 +77,7 @@ class ProcessEngine(Engine):
         self._slabs = SlabPool(KEEP_FREE_BYTES, self._dropped)
         self._errands: FairQueue[_Errand] = FairQueue()
         self._runners: list[asyncio.Task[None]] = []
-        self._processes: list[_Worker | None] = [None] * self._workers
+        self._processes: list[WorkerHandle | None] = [None] * self._workers
         self._given = [0] * self._workers
         self._condemned: dict[int, str] = {}
         self._restarts = 0
@@ -241,7 +87,7 @@ class ProcessEngine(Engine):
         if not self._runners:
             for place in range(self._workers):
                 with contextlib.suppress(OSError):  # its runner tries again, and says what is wrong
-                    self._processes[place] = _Worker(self._sample_cpu_s, self._job_timeout_s)
+                    self._processes[place] = WorkerHandle(self._sample_cpu_s, self._job_timeout_s)
                 for number in range(HANDED):
                     runner = asyncio.create_task(self._run(place), name=f"worker-{place}-{number}")
                     self._runners.append(runner)
@@ -357,7 +203,7 @@ class ProcessEngine(Engine):
         alone = dataclasses.replace(job, rows=(row,), spares=(), condemned={})
         slab = self._slabs.take(dataset.capacity(alone))
         try:
-            worker = _Worker(self._sample_cpu_s, self._job_timeout_s)
+            worker = WorkerHandle(self._sample_cpu_s, self._job_timeout_s)
         except BaseException:
             self._slabs.give(slab)
             raise
@@ -393,7 +239,7 @@ class ProcessEngine(Engine):
     async def _serve(self, place: int, errand: _Errand) -> None:
         result: Assembled | None = None
         error: Exception | None = None
-        worker: _Worker | None = None
+        worker: WorkerHandle | None = None
         try:
             worker = await self._living(place)
             # Not before there is a worker: the less memory goes round, the more of it is in a cache.
@@ -413,7 +259,7 @@ class ProcessEngine(Engine):
         elif result is not None:
             errand.result.set_result(result)
 
-    async def _living(self, place: int) -> _Worker:
+    async def _living(self, place: int) -> WorkerHandle:
         """The worker at `place`, replaced if it has died.
 
         Raises:
@@ -424,6 +270,6 @@ class ProcessEngine(Engine):
                 await worker.kill()
             if self._processes[place] is worker:  # else somebody else has replaced it meanwhile
                 self._processes[place] = None
-                self._processes[place] = _Worker(self._sample_cpu_s, self._job_timeout_s)
+                self._processes[place] = WorkerHandle(self._sample_cpu_s, self._job_timeout_s)
                 self._restarts += 1
         return worker
