@@ -30,7 +30,7 @@ from owl_client import OwlStreamDataset
 FRAME_BYTES: dict[Kind, int] = {"plain": 7_150_000, "cut": 23_850_000}
 """About what a batch has."""
 FRAMES = 60
-"""What the bare sender has in memory: as many frames as an epoch, or it would send from a cache."""
+"""What the bare sender has in memory, and sends in turn: more than a cache holds, as the server does."""
 MAX_RECEIVE = 1 << 20
 _COUNT = struct.Struct("<Q")
 

@@ -13,7 +13,7 @@ from owl_stream.errors import FrameError, OwlStreamError, PeerGoneError, Protoco
 from owl_stream.wire import BatchHeader, End, ErrorInfo, Frame, FrameParser, Header, Hello, Limits, Stats
 
 READ_BYTES = 1 << 20
-"""At most so much is read before it is digested: while it is in a cache still, which makes a quarter of the speed."""
+"""At most so much is read before it is digested: while it is in a cache still, which is a quarter faster."""
 LARGE_READ_BYTES = 8 << 20
 """The same while the trainer keeps the interpreter's lock to itself: every read asks for it twice."""
 LOCK_WAIT_S = 2e-3

@@ -15,6 +15,7 @@ import pytest
 
 from owl_stream.assemble import AssemblerFactory, Dataset
 from owl_stream.engine import Coordinate, Engine, InlineEngine, ProcessEngine
+from owl_stream.engine.handle import WorkerDiedError, WorkerHandle
 from owl_stream.engine.slabs import SlabPool
 from owl_stream.errors import ReadError, WorkerError
 from owl_stream.wire import BatchHeader, parse_frames
@@ -156,6 +157,26 @@ def test_a_job_in_the_hands_of_a_worker_that_dies_of_another_comes_to_no_harm(
             assert isinstance(got[0], ReadError)
             got[0] = expected[0]
         assert got == expected
+
+    asyncio.run(run())
+
+
+def test_of_the_jobs_that_a_dead_worker_leaves_only_the_first_was_begun(harmed: Dataset) -> None:
+    """So only the first is blamed, and counts a try."""
+    jobs = [harmed.job(*AT), harmed.job(1, 0, 0, 0, 1, 4)]
+
+    async def run() -> None:
+        harm(harmed, "SIGKILL")
+        pool, worker = SlabPool(0, lambda number: None), WorkerHandle(10, 60.0)
+        slabs = [pool.take(harmed.capacity(job)) for job in jobs]
+        work = (worker.assemble(harmed, job, slab) for job, slab in zip(jobs, slabs, strict=True))
+        first, second = await asyncio.gather(*work, return_exceptions=True)
+        for slab in slabs:
+            pool.give(slab)
+        assert isinstance(first, WorkerDiedError)
+        assert isinstance(second, WorkerDiedError)
+        assert (first.row, first.signum, first.begun) == (0, signal.SIGKILL, True)
+        assert (second.row, second.begun) == (-1, False)
 
     asyncio.run(run())
 
