@@ -48,7 +48,7 @@ class Workload:
     @property
     def rows(self) -> int:
         """Rows a batch, for every contender: about what fits an accelerator."""
-        return 16 if self.kind == "plain" else 8
+        return 32 if self.kind == "plain" else 8
 
     @property
     def cut(self) -> str:

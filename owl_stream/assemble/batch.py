@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -57,25 +58,25 @@ class Batch:
 
     def __init__(self, recipe: Recipe, job: Job, rows: Sequence[Row], buffer: memoryview) -> None:
         self._layout, self._job, self._buffer = get_layout(recipe.layout), job, buffer
-        self._crops = [row.encoded.crops for row in rows]
-        lengths = [row.encoded.text_tokens for row in rows]
-        self._specs, self._nbytes = lay_out_payload(recipe, lengths, self._crops)
+        crops = [row.encoded.crops for row in rows]
+        self._first_crops = list(accumulate(crops, initial=0))
+        self._specs, self._nbytes = lay_out_payload(recipe, [row.encoded.text_tokens for row in rows], crops)
         self._start = -(-header_bound([_names(row.info) for row in rows]) // ALIGNMENT) * ALIGNMENT
         needed = self._start + frame_nbytes(0, self._nbytes)
         if needed > buffer.nbytes:
             raise FrameError(f"{job}: the frame needs a buffer of {needed} bytes, got {buffer.nbytes}")
         payload = buffer[self._start : self._start + self._nbytes]
         self._tensors: dict[str, NDArray[Any]] = tensor_views(payload, self._specs)
+        self._pixels = next((spec for spec in self._specs if spec.name == PIXELS), None)
         self._frame: PlacedFrame | None = None
 
     def crops(self, row: int) -> NDArray[np.uint8]:
         """Where the crops of a row go: uint8 [crops, 3, S, S]."""
-        first = sum(self._crops[:row])
-        return self._tensors[PIXELS][first : first + self._crops[row]]
+        return self._tensors[PIXELS][self._first_crops[row] : self._first_crops[row + 1]]
 
     def blank(self, row: int) -> None:
         """Make the crops of a row mid-grey."""
-        if self._crops[row]:
+        if self._first_crops[row] < self._first_crops[row + 1]:
             self.crops(row)[...] = MASKED_LEVEL
 
     def collate(self, rows: Sequence[Row], pad_id: int) -> OffsetReport:
@@ -86,7 +87,7 @@ class Batch:
         """
         self._clear_gaps()
         self._layout.collate([row.encoded for row in rows], pad_id, self._tensors)
-        return self._layout.check(self._tensors, sum(self._crops))
+        return self._layout.check(self._tensors, self._first_crops[-1])
 
     def open(self, rows: Sequence[Row]) -> None:
         """Lay the header before the payload, whose text is written, in the hope that these rows stay as they are."""
@@ -94,10 +95,9 @@ class Batch:
 
     def drawn(self, row: int) -> None:
         """The crops of a row, and of all before it, are written: they are digested while they are in a cache."""
-        if self._frame is not None and self._crops[row]:
-            pixels = next(spec for spec in self._specs if spec.name == PIXELS)
-            crop_nbytes = pixels.nbytes // sum(self._crops)
-            self._frame.advance(pixels.offset + sum(self._crops[: row + 1]) * crop_nbytes)
+        if self._frame is not None and self._pixels is not None:
+            crop_nbytes = self._pixels.nbytes // self._first_crops[-1]
+            self._frame.advance(self._pixels.offset + self._first_crops[row + 1] * crop_nbytes)
 
     def close(self) -> slice:
         """Lay the digest behind the payload of the frame that was opened last; returns where in the buffer it is."""
@@ -118,7 +118,7 @@ class Batch:
             attended_tokens=sum(row.encoded.text_tokens for row in rows),
             supervised_tokens=sum(row.encoded.supervised_tokens for row in rows if row.info.status == "ok"),
             step_supervised_tokens=job.step_supervised_tokens,
-            crops=sum(self._crops),
+            crops=self._first_crops[-1],
         )
 
     def _clear_gaps(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from owl_stream.assemble.header import Header, probe
 from owl_stream.config import Recipe
@@ -15,8 +16,7 @@ from owl_stream.shards import IMAGE_MARKER, VIDEO_MARKER, Member, Record, Sample
 _MARKER = re.compile("|".join(map(re.escape, (IMAGE_MARKER, VIDEO_MARKER))))
 
 
-@dataclass(frozen=True)
-class Picture:
+class Picture(NamedTuple):
     """An image member and what its header says."""
 
     member: Member

@@ -8,8 +8,7 @@ from __future__ import annotations
 import re
 import struct
 import zlib
-from dataclasses import dataclass
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from owl_stream.assemble.pillow import open_image
 from owl_stream.errors import SampleError
@@ -40,8 +39,7 @@ _SOI, _EOI, _SOS, _TEM = 0xD8, 0xD9, 0xDA, 0x01
 _PNG_COMPRESSED = (b"zTXt", b"iTXt", b"iCCP")
 
 
-@dataclass(frozen=True)
-class Header:
+class Header(NamedTuple):
     """An image's format (a name of Pillow's; an MPO counts as its first JPEG), its size in pixels and its channels.
 
     `channels` is known for JPEG only (4 = CMYK or YCCK) and 0 for the others.

@@ -51,7 +51,7 @@ class Job:
 
     def row_at(self, progress: int) -> JobRow:
         """The sample that an assembler was at when it called `progress`: a row, or behind the rows a spare."""
-        row = (*self.rows, *self.spares)[progress]
+        row = self.rows[progress] if progress < len(self.rows) else self.spares[progress - len(self.rows)]
         assert row is not None, "fillers make no progress"
         return row
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from itertools import chain
 from typing import Any
 
 from tokenizers import Tokenizer
@@ -30,12 +31,11 @@ class WordTokenizer:
     """Encodes plain text word by word. Safe to share between threads: what they both find is the same."""
 
     def __init__(self, backend: Tokenizer) -> None:
-        self._model: Any = backend.model
         added = {token.content: number for number, token in backend.get_added_tokens_decoder().items()}
         longest_first = sorted(added, key=len, reverse=True)
         self._added = added
         self._cut = re.compile("(" + "|".join(map(re.escape, longest_first)) + ")") if added else None
-        self._known: dict[str, tuple[int, ...]] = {}
+        self._known = _Words(backend.model)
 
     @classmethod
     def of(cls, backend: Tokenizer) -> WordTokenizer | None:
@@ -51,16 +51,22 @@ class WordTokenizer:
             if part in self._added:
                 ids.append(self._added[part])
                 continue
-            for word in _ASCII_SPLIT.findall(part):
-                ids += self._known.get(word) or self._look_up(word)
+            ids += chain.from_iterable(map(self._known.__getitem__, _ASCII_SPLIT.findall(part)))
         return tuple(ids)
 
-    def _look_up(self, word: str) -> tuple[int, ...]:
+
+class _Words(dict[str, tuple[int, ...]]):
+    """Word -> ids, found by the model when first asked for."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+
+    def __missing__(self, word: str) -> tuple[int, ...]:
         ids = tuple(token.id for token in self._model.tokenize(word.translate(_BYTE_LEVEL)))
         if len(word) <= _MAX_WORD_CHARACTERS:
-            if len(self._known) >= _MAX_WORDS:
-                self._known.clear()
-            self._known[word] = ids
+            if len(self) >= _MAX_WORDS:
+                self.clear()
+            self[word] = ids
         return ids
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,8 +41,7 @@ class ChatTokens:
         return tuple(group for turn in self.turns for group in turn.groups())
 
 
-@dataclass(frozen=True)
-class UserTurn:
+class UserTurn(NamedTuple):
     """A user's turn with media. `first`: position of its first token; `crop_starts`: those of its crops' first ones.
 
     `chunks`: first character and the tokens' character ranges within the chunk. `spans`: characters of each prompt.
@@ -86,7 +86,7 @@ def encode_chat(messages: Sequence[Turn], prompts: Sequence[str], tokenizer: Tok
 class _Writer:
     tokenizer: Tokenizer
     ids: list[int] = field(default_factory=list)
-    labels: list[int] = field(default_factory=list)
+    supervised: list[slice] = field(default_factory=list)
     crop_starts: list[int] = field(default_factory=list)
     turns: list[UserTurn] = field(default_factory=list)
 
@@ -94,9 +94,10 @@ class _Writer:
         """Append one chunk; returns the character range of each of its tokens, which may be costly to read."""
         if not text:
             return ()
-        tokens = self.tokenizer.encode(text)
+        tokens, first = self.tokenizer.encode(text), len(self.ids)
         self.ids += tokens.ids
-        self.labels += tokens.ids if supervised else [IGNORE] * len(tokens.ids)
+        if supervised:
+            self.supervised.append(slice(first, len(self.ids)))
         return tokens.offsets
 
     def write_user(self, content: str, prompts: Iterator[str]) -> None:
@@ -112,12 +113,11 @@ class _Writer:
             self.turns.append(UserTurn(first, tuple(chunks), tuple(spans), tuple(self.crop_starts[first_crop:])))
 
     def finish(self) -> ChatTokens:
-        return ChatTokens(
-            np.array(self.ids, dtype=np.int64),
-            np.array(self.labels, dtype=np.int64),
-            np.array(self.crop_starts, dtype=np.int64),
-            tuple(self.turns),
-        )
+        input_ids = np.array(self.ids, dtype=np.int64)
+        labels = np.full_like(input_ids, IGNORE)
+        for supervised in self.supervised:
+            labels[supervised] = input_ids[supervised]
+        return ChatTokens(input_ids, labels, np.array(self.crop_starts, dtype=np.int64), tuple(self.turns))
 
 
 def _with_prompts(text: str, prompts: Iterator[str]) -> tuple[str, list[tuple[int, int]]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from owl_stream.errors import SampleError
 from owl_stream.layouts.types import Image, Medium, Turn, View
@@ -16,8 +16,7 @@ MARKER = re.compile(r"<\|image\|>|<\|video\|>")
 ROLES = ("system", "user", "assistant")
 
 
-@dataclass(frozen=True)
-class Prompt:
+class Prompt(NamedTuple):
     """What replaces one medium's marker: a text with one `<|image|>` per crop, and the views behind those crops."""
 
     text: str

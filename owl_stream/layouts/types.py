@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,8 +29,7 @@ class Turn(Protocol):
         """Text; in user turns `<|image|>` and `<|video|>` stand where media go."""
 
 
-@dataclass(frozen=True)
-class Image:
+class Image(NamedTuple):
     """A picture's size in pixels, as decoded (after EXIF orientation, if the decoder applies it)."""
 
     width: int
@@ -47,8 +47,7 @@ Medium = Image | Video
 """What one `<|image|>` or `<|video|>` stands for. Media come in their order of appearance in the conversation."""
 
 
-@dataclass(frozen=True)
-class Tokens:
+class Tokens(NamedTuple):
     """A tokenised text: ids, and for each the range [start, end) of characters that it covers."""
 
     ids: Sequence[int]
@@ -66,8 +65,7 @@ class Tokenizer(Protocol):
         """Tokenise one chunk of text as it stands: nothing is added in front or behind."""
 
 
-@dataclass(frozen=True)
-class View:
+class View(NamedTuple):
     """One picture and the crops that it yields, in the order in which they lie in `pixel_values`.
 
     `medium` and `frame` name the picture (frame 0 of an image). `grid` None is the whole picture as one crop;
@@ -100,7 +98,7 @@ class EncodedRow:
         """T."""
         return len(self.input_ids)
 
-    @property
+    @cached_property
     def supervised_tokens(self) -> int:
         """How many labels are not -100."""
         return int(np.count_nonzero(self.labels != IGNORE))

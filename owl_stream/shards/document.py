@@ -6,6 +6,7 @@ Whether a document is good depends on its bytes alone: never on the Python versi
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from owl_stream.errors import SampleError
@@ -36,7 +37,7 @@ def read_text(member: Member) -> str:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as exc:
         raise fault(member, "text_utf8", f"byte {raw[exc.start]:#04x} at {exc.start} is not UTF-8") from exc
-    check_text(text, member, "the text")
+    check_text(text, member, lambda: "the text")
     return text
 
 
@@ -48,8 +49,8 @@ def read_json(member: Member) -> dict[str, Any]:
     """
     text = read_text(member)
     try:
-        document = json.loads(text, parse_constant=_refuse_constant)
-        too_deep = _deeper_than(document, MAX_DEPTH)
+        document = _JSON.decode(text)
+        too_deep = text.count("[") + text.count("{") > MAX_DEPTH and _deeper_than(document, MAX_DEPTH)
     except RecursionError as exc:
         raise _nesting(member) from exc
     except json.JSONDecodeError as exc:
@@ -63,18 +64,20 @@ def read_json(member: Member) -> dict[str, Any]:
     return document
 
 
-def check_text(text: str, member: Member, where: str) -> None:
+def check_text(text: str, member: Member, where: Callable[[], str]) -> None:
     """A tokenizer can take it.
 
     Raises:
         SampleError: half a surrogate pair, or a NUL (JSON can spell both with escapes).
     """
     if "\0" in text:
-        raise fault(member, "text_nul", f"{where} holds a NUL at character {text.index(chr(0))}")
+        raise fault(member, "text_nul", f"{where()} holds a NUL at character {text.index(chr(0))}")
+    if text.isascii():
+        return
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as exc:
-        raise fault(member, "text_surrogate", f"{where} holds half a surrogate pair at character {exc.start}") from exc
+        raise fault(member, "text_surrogate", f"{where()} holds half a surrogate pair at character {exc.start}") from exc
 
 
 def kind(value: object) -> str:
@@ -94,6 +97,9 @@ def _nesting(member: Member) -> SampleError:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON number")
+
+
+_JSON = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
 def _deeper_than(document: object, limit: int) -> bool:

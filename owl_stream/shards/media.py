@@ -28,7 +28,9 @@ def image_members(sample: Sample, besides: frozenset[str] = frozenset()) -> tupl
         SampleError: one of them has zero bytes.
     """
     images = [member for member in sample.members if _is_image(member) and member.name not in besides]
-    return tuple(_filled(member) for member in sorted(images, key=_natural))
+    if len(images) > 1:
+        images.sort(key=_natural)
+    return tuple([_filled(member) for member in images])
 
 
 def choose_videos(sample: Sample, fields: Mapping[str, Any], document: Member) -> tuple[tuple[Member, ...], ...]:
@@ -58,7 +60,7 @@ def choose_images(
         raise fault(document, "record_ambiguous", "both `images` and `image`; keep one")
     if listed is not None:
         return tuple(_named(sample, name, "images", document) for name in _name_list(listed, "images", document))
-    frames = frozenset(frame.name for video in videos for frame in video)
+    frames = frozenset([frame.name for video in videos for frame in video])
     if original is None:
         return image_members(sample, besides=frames)
     names = _name_list([original] if isinstance(original, str) else original, "image", document)

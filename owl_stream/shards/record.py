@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from owl_stream.errors import SampleError
 from owl_stream.shards.document import check_text, fault, kind, read_json, read_text
@@ -23,21 +22,22 @@ IMAGE_MARKER = "<|image|>"
 VIDEO_MARKER = "<|video|>"
 
 _ROLES = ("system", "user", "assistant")
+_IN_TURN = ("user", "assistant")
 _FROM = {"system": "system", "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
 _LLAVA_MARKERS = {"<image>": IMAGE_MARKER, "<video>": VIDEO_MARKER}
 _FIELDS = ("messages", "conversations")
+_At = tuple[str, int]
+"""Which turn of which field; put into words only where something is wrong with it."""
 
 
-@dataclass(frozen=True)
-class Message:
+class Message(NamedTuple):
     """One turn. `role` is system, user or assistant; a user's `content` holds the markers of media."""
 
     role: str
     content: str
 
 
-@dataclass(frozen=True)
-class Record:
+class Record(NamedTuple):
     """A conversation: optionally system, then user and assistant in turns, the assistant last.
 
     `images` are consumed by `<|image|>` and `videos` (their frames) by `<|video|>`, in order; the numbers agree.
@@ -100,69 +100,69 @@ def _from_json(sample: Sample, document: Member, fields: Mapping[str, Any]) -> R
     if not turns:
         raise fault(document, "record_empty", f"`{present[0]}` is empty")
     read_turn = _message if present[0] == "messages" else _llava_message
-    messages = tuple(read_turn(turn, f"{present[0]}[{at}]", document) for at, turn in enumerate(turns))
+    messages = tuple([read_turn(turn, (present[0], at), document) for at, turn in enumerate(turns)])
     videos = choose_videos(sample, fields, document)
     return _checked(Record(messages, choose_images(sample, fields, document, videos), videos), document)
 
 
-def _message(turn: object, where: str, document: Member) -> Message:
-    role = _string(turn, "role", where, document)
+def _message(turn: object, at: _At, document: Member) -> Message:
+    role = _string(turn, "role", at, document)
     if role not in _ROLES:
-        raise fault(document, "record_role", f"{where}.role: expected {_one_of(_ROLES, role)}")
-    return Message(role, _string(turn, "content", where, document))
+        raise fault(document, "record_role", f"{_where(at)}.role: expected {_one_of(_ROLES, role)}")
+    return Message(role, _string(turn, "content", at, document))
 
 
-def _llava_message(turn: object, where: str, document: Member) -> Message:
-    role = _string(turn, "from", where, document)
+def _llava_message(turn: object, at: _At, document: Member) -> Message:
+    role = _string(turn, "from", at, document)
     if role not in _FROM:
-        raise fault(document, "record_role", f"{where}.from: expected {_one_of(tuple(_FROM), role)}")
-    content = _string(turn, "value", where, document)
+        raise fault(document, "record_role", f"{_where(at)}.from: expected {_one_of(tuple(_FROM), role)}")
+    content = _string(turn, "value", at, document)
     for written, marker in _LLAVA_MARKERS.items():
         content = content.replace(written, marker)
     return Message(_FROM[role], content)
 
 
-def _string(turn: object, name: str, where: str, document: Member) -> str:
+def _string(turn: object, name: str, at: _At, document: Member) -> str:
     if not isinstance(turn, dict):
-        raise fault(document, "record_type", f"{where}: expected an object, got {kind(turn)}")
+        raise fault(document, "record_type", f"{_where(at)}: expected an object, got {kind(turn)}")
     if name not in turn:
         near = _nearest((name,), turn)
         hint = f"got `{near[0]}`: did you mean `{name}`?" if near else f"got {_names(turn)}"
-        raise fault(document, "record_field", f"{where}: expected the field `{name}`, {hint}")
+        raise fault(document, "record_field", f"{_where(at)}: expected the field `{name}`, {hint}")
     value = turn[name]
     if not isinstance(value, str):
-        raise fault(document, "record_type", f"{where}.{name}: expected a string, got {kind(value)}")
-    check_text(value, document, f"{where}.{name}")
+        raise fault(document, "record_type", f"{_where(at)}.{name}: expected a string, got {kind(value)}")
+    check_text(value, document, lambda: f"{_where(at)}.{name}")
     return value
+
+
+def _where(at: _At) -> str:
+    return f"{at[0]}[{at[1]}]"
 
 
 def _checked(record: Record, document: Member) -> Record:
     _check_order([message.role for message in record.messages], document)
-    for at, message in enumerate(record.messages):
-        if message.role != "user" and (IMAGE_MARKER in message.content or VIDEO_MARKER in message.content):
-            raise fault(document, "marker_role", f"turn {at} ({message.role}) holds a media marker; only a user's may")
-    for marker, media, what in ((IMAGE_MARKER, record.images, "image"), (VIDEO_MARKER, record.videos, "video")):
-        markers = sum(message.content.count(marker) for message in record.messages)
-        if markers != len(media):
-            raise fault(document, f"{what}_count", f"{markers} markers `{marker}`, but {len(media)} {what}s")
+    images = videos = 0
+    for at, (role, content) in enumerate(record.messages):
+        here = content.count(IMAGE_MARKER), content.count(VIDEO_MARKER)
+        if role != "user" and any(here):
+            raise fault(document, "marker_role", f"turn {at} ({role}) holds a media marker; only a user's may")
+        images, videos = images + here[0], videos + here[1]
+    if images != len(record.images):
+        raise fault(document, "image_count", f"{images} markers `{IMAGE_MARKER}`, but {len(record.images)} images")
+    if videos != len(record.videos):
+        raise fault(document, "video_count", f"{videos} markers `{VIDEO_MARKER}`, but {len(record.videos)} videos")
     return record
 
 
 def _check_order(roles: Sequence[str], document: Member) -> None:
-    expected = _expected_roles(has_system=roles[0] == "system")
-    for at, (want, got) in enumerate(zip(expected, roles, strict=False)):
-        if want != got:
-            raise fault(document, "record_order", f"turn {at}: expected {want}, got {got}")
+    behind_system = roles[1:] if roles[0] == "system" else roles
+    first = len(roles) - len(behind_system)
+    for at, got in enumerate(behind_system):
+        if got != _IN_TURN[at % 2]:
+            raise fault(document, "record_order", f"turn {first + at}: expected {_IN_TURN[at % 2]}, got {got}")
     if roles[-1] != "assistant":
         raise fault(document, "record_order", f"expected the last turn to be the assistant's, got {roles[-1]}")
-
-
-def _expected_roles(*, has_system: bool) -> Iterator[str]:
-    if has_system:
-        yield "system"
-    while True:
-        yield "user"
-        yield "assistant"
 
 
 def _nearest(valid: Sequence[str], fields: Mapping[str, Any]) -> tuple[str, str] | None:

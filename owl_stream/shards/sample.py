@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import xxhash
 
@@ -15,8 +15,7 @@ MAX_NAME_BYTES = 4096
 """A member's name may be as long as a path on Linux."""
 
 
-@dataclass(frozen=True)
-class Member:
+class Member(NamedTuple):
     """One file of a sample: `ext` is what follows the key in `name`, in lower case (`jpg`, `0.jpg`, `json`).
 
     `offset` is where its data begins in the shard; `data` is a read-only view into the span.
@@ -28,8 +27,7 @@ class Member:
     data: memoryview
 
 
-@dataclass(frozen=True)
-class Sample:
+class Sample(NamedTuple):
     """The members of `shard` that share `key`, in the order of the tar."""
 
     shard: str
@@ -59,9 +57,11 @@ def split_name(name: str) -> tuple[str, str] | None:
 
 def is_meta(name: str) -> bool:
     """Whether webdataset passes the member over as metadata: `__name__`, or anything in such a directory."""
+    if not name.startswith("__"):
+        return False
     first, slash, _ = name.partition("/")
     first = first if slash else first.removesuffix("\n")
-    return len(first) >= 4 and first.startswith("__") and first.endswith("__")
+    return len(first) >= 4 and first.endswith("__")
 
 
 def name_fault(name: str) -> str:
