@@ -27,7 +27,7 @@ from benchmarks.service import Service
 from benchmarks.workload import Kind, Workload
 from owl_client import OwlStreamDataset
 
-FRAME_BYTES: dict[Kind, int] = {"plain": 7_150_000, "cut": 23_850_000}
+FRAME_BYTES: dict[Kind, int] = {"plain": 14_300_000, "cut": 23_850_000}
 """About what a batch has."""
 FRAMES = 60
 """What the bare sender has in memory, and sends in turn: more than a cache holds, as the server does."""

@@ -47,7 +47,7 @@ class Workload:
 
     @property
     def rows(self) -> int:
-        """Rows a batch, for every contender: about what fits an accelerator."""
+        """Rows a batch, for every contender: what an accelerator takes of short rows, as in alignment, and of long."""
         return 32 if self.kind == "plain" else 8
 
     @property

@@ -77,7 +77,8 @@ def check_text(text: str, member: Member, where: Callable[[], str]) -> None:
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as exc:
-        raise fault(member, "text_surrogate", f"{where()} holds half a surrogate pair at character {exc.start}") from exc
+        detail = f"{where()} holds half a surrogate pair at character {exc.start}"
+        raise fault(member, "text_surrogate", detail) from exc
 
 
 def kind(value: object) -> str:
