@@ -205,7 +205,7 @@ def _read_header(tape: Tape, offset: int) -> _Header | None:
 
 
 def _sum(block: bytes) -> int:
-    """The sum of a block's bytes, ten times as fast as `sum`.
+    """The sum of a block's bytes; `sum` takes several times as long.
 
     The low half of an Adler-32 is that and one, as long as it stays below 65,521, which it does for half a block.
     """

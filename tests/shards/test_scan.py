@@ -11,7 +11,7 @@ import pytest
 from owl_stream.errors import DataChangedError, ReadError, ShardError
 from owl_stream.shards import Quarantined, Shard, find_shards, read_sample, read_span
 from owl_stream.shards.scan import scan_shard
-from owl_stream.shards.tar import FileTape
+from owl_stream.shards.tar import FileTape, SpanTape, TarDamage, read_entry
 from tests.shards.measures import even_only, member_cost
 from tests.support.damage import (
     END,
@@ -132,6 +132,22 @@ def test_fault_44_a_wrong_header_checksum(tmp_path: Path, name: str) -> None:
     assert reasons(findings) == [(touched, "tar_checksum"), ("", "tar_checksum")]
     assert findings[1].offset == offset
     assert f"{path.stat().st_size - offset} bytes were left unread" in findings[1].detail
+
+
+def test_a_checksum_above_sixteen_bits_is_right_and_is_checked() -> None:
+    """Prefix, link, owner and group full of high bytes: a sum that an Adler-32 of the whole block would wrap round."""
+    block = bytearray(header("0000.jpg", 4))
+    block[157:257], block[265:329], block[345:500] = b"\xff" * 100, b"\xff" * 64, b"\xff" * 155
+    block[148:156] = b" " * 8
+    total = sum(block)
+    assert total > 0xFFFF
+    block[148:156] = b"%06o\0 " % total
+    entry = read_entry(SpanTape(bytes(block), 0), 0)
+    assert entry is not None
+    assert entry.size == 4
+    block[148:156] = b"%06o\0 " % (total - 65521)
+    with pytest.raises(TarDamage, match="checksum"):
+        read_entry(SpanTape(bytes(block), 0), 0)
 
 
 def test_fault_45_no_zero_blocks_at_the_end(tmp_path: Path) -> None:
