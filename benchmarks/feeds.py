@@ -26,6 +26,7 @@ FEEDS: dict[str, Callable[..., Feed]] = {
     "usual": _webdataset("usual"),
     "equal": _webdataset("ours"),
     "service": service,
+    "tokenising": lambda workload, stack: service(workload, stack, keep_rows=False),
     **PEERS,
 }
 """(workload, stack, **options) -> a feed; what it opens is closed with the stack."""

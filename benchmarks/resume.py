@@ -48,10 +48,14 @@ SETTINGS: dict[str, Any] = {"image_size": 112, "cut": "off"}
 
 
 def write_aliased_index(directory: Path, shards: Sequence[str], tokenizer: str, samples: int) -> Path:
-    """Links, tables that repeat their samples, and a configuration; returns the configuration's path."""
-    dataset = {
+    """Links, tables that repeat their samples, and a configuration; returns the configuration's path.
+
+    No rows are kept: they are by number in a shard, and here a number is not where a sample lies.
+    """
+    dataset: dict[str, Any] = {
         "shards": [str(Path(shard).absolute()) for shard in shards],
         "tokenizer": str(Path(tokenizer).absolute()),
+        "keep_rows": False,
     }
     config = DatasetConfig.model_validate(dataset)
     vocabulary = load_tokenizer(config.tokenizer, directory)

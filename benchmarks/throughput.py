@@ -36,6 +36,7 @@ def measure(workload: Workload, *, rounds: int, seconds: float, peers: bool) -> 
         "kernels": int(600 * seconds / cost),
         "ceiling": int(550 * seconds / cost),
         "service": int(420 * seconds / cost),
+        "tokenising": int(420 * seconds / cost),
         "equal": int(300 * seconds / cost),
         "usual": int(150 * seconds / cost),
     }

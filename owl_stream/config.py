@@ -141,6 +141,7 @@ class DatasetConfig(_Frozen):
     last: Literal["fill", "drop"] = "fill"
     on_too_long: Literal["truncate", "skip"] = "truncate"
     on_bad_sample: Literal["mask", "fail"] = "mask"
+    keep_rows: bool = Field(True, description="token ids beside the index (4 bytes each): workers need not tokenise")
     text_token_cost: int = Field(1, ge=0, description="what dealing weighs a padded text token")
     vision_token_cost: int = Field(1, ge=0, description="what dealing weighs a token of a crop")
 

@@ -14,17 +14,18 @@ from numpy.typing import NDArray
 from owl_stream.assemble.batch import Batch, Row
 from owl_stream.assemble.cache import CacheSettings, CropCache, crops_key
 from owl_stream.assemble.crops import Cutter
-from owl_stream.assemble.encode import Encoder, Picture
+from owl_stream.assemble.encode import EncodedSample, Encoder, Picture
 from owl_stream.assemble.files import ShardFiles
 from owl_stream.assemble.fingerprint import assembly_id
 from owl_stream.assemble.images import Decoder
 from owl_stream.assemble.job import Job, JobRow
+from owl_stream.assemble.kept import KeptRows
 from owl_stream.assemble.limits import CpuBudget, Stopwatch
 from owl_stream.assemble.tokenizer import TokenizerFile
 from owl_stream.config import Recipe
 from owl_stream.errors import OwlStreamError, SampleError, WorkerError
 from owl_stream.layouts import OffsetReport, View, get_layout
-from owl_stream.shards import Quarantined, Shard, read_sample
+from owl_stream.shards import Quarantined, RowTables, Shard, read_sample
 from owl_stream.wire import RowInfo, Status
 
 STAGES = ("read", "tokenise", "decode", "resize", "collate", "hash", "cache")
@@ -38,6 +39,7 @@ class Assembled:
     """A frame lies at `start` of the buffer, `nbytes` long. `seconds`: wall time by stage (`STAGES`).
 
     `tokens` are attended, `padding` is what fills the rows up to the longest. `masked`: why rows were masked.
+    `tokenised`: rows whose text was worked out here, and not at indexing.
     """
 
     start: int
@@ -50,6 +52,7 @@ class Assembled:
     masked: tuple[Quarantined, ...] = ()
     cache_hits: int = 0
     cache_misses: int = 0
+    tokenised: int = 0
 
     @cached_property
     def counts(self) -> dict[str, int]:
@@ -64,6 +67,7 @@ class Assembled:
             "padding": self.padding,
             "cache_hits": self.cache_hits,
             "cache_misses": self.cache_misses,
+            "tokenised": self.tokenised,
             **{f"rows_{status}": self.statuses.count(status) for status in get_args(Status)},
         }
 
@@ -76,10 +80,11 @@ class AssemblerFactory:
     tokenizer: TokenizerFile
     shards: tuple[Shard, ...]
     cache: CacheSettings | None = None
+    rows: RowTables | None = None
 
     def __call__(self) -> Assembler:
         """A new assembler; parses the tokenizer, which takes half a second."""
-        return Assembler(self.recipe, self.tokenizer, self.shards, self.cache)
+        return Assembler(self.recipe, self.tokenizer, self.shards, self.cache, self.rows)
 
 
 class Assembler:
@@ -91,6 +96,7 @@ class Assembler:
         tokenizer: TokenizerFile,
         shards: Sequence[Shard],
         cache: CacheSettings | None = None,
+        rows: RowTables | None = None,
     ) -> None:
         self._recipe, self._shards = recipe, shards
         self._cache = None if cache is None else CropCache(cache)
@@ -102,6 +108,7 @@ class Assembler:
         self._cutter = Cutter(recipe.image_size, recipe.resize)
         self._filler = Row(get_layout(recipe.layout).filler(built), RowInfo("", "", "filler"))
         self._files = ShardFiles(shards)
+        self._kept = None if rows is None else KeptRows(shards, rows)
 
     def assemble(
         self,
@@ -134,8 +141,10 @@ class Assembler:
             raise
 
     def close(self) -> None:
-        """Close the shards."""
+        """Close the shards and their row tables."""
         self._files.close()
+        if self._kept is not None:
+            self._kept.close()
 
 
 class _Assembly:
@@ -147,6 +156,7 @@ class _Assembly:
         self._clock = Stopwatch(*STAGES)
         self._bad: set[int] = set(job.condemned)
         self._masked: list[Quarantined] = []
+        self._tokenised = 0
         cache = assembler._cache
         self._cache_began = (cache.hits, cache.misses) if cache is not None else (0, 0)
 
@@ -178,6 +188,7 @@ class _Assembly:
             tokens=sum(lengths),
             padding=max(lengths) * len(lengths) - sum(lengths),
             masked=tuple(self._masked),
+            tokenised=self._tokenised,
             **self._cache_use(),
         )
 
@@ -203,15 +214,25 @@ class _Assembly:
         with self._clock.stage("read"):
             span = of._files.read(row.shard, row.offset, row.length, row.digest)
         with self._clock.stage("tokenise"):
-            try:
-                encoded = of._encoder.encode(read_sample(shard, span, row.offset))
-            except SampleError as exc:
-                raise _stale(shard, row, f"a good sample, got {exc.reason}: {exc.detail}") from exc
+            encoded = self._kept(row, span) or self._tokenise(shard, row, span)
             text = encoded.row
-            got = (text.text_tokens, text.supervised_tokens, text.crops)
-            if got != (row.text_tokens, row.supervised_tokens, row.crops):
-                raise _stale(shard, row, f"{row[4:]} text tokens, supervised tokens and crops, got {got}")
-        return Row(text, RowInfo(shard, encoded.sample.key, "ok"), encoded.pictures, self._key(span, encoded.pictures))
+            promised = row.text_tokens, row.supervised_tokens, row.crops
+            got = text.text_tokens, text.supervised_tokens, text.crops
+            if got != promised:
+                raise _stale(shard, row, f"{promised} text tokens, supervised tokens and crops, got {got}")
+        return Row(text, RowInfo(shard, encoded.key, "ok"), encoded.pictures, self._key(span, encoded.pictures))
+
+    def _kept(self, row: JobRow, span: bytes) -> EncodedSample | None:
+        """The sample as indexing has encoded it; None where that was not kept."""
+        kept = self._of._kept
+        return None if kept is None else kept.read(row.shard, row.number, row.digest, span, row.offset)
+
+    def _tokenise(self, shard: str, row: JobRow, span: bytes) -> EncodedSample:
+        self._tokenised += 1
+        try:
+            return self._of._encoder.encode(read_sample(shard, span, row.offset))
+        except SampleError as exc:
+            raise _stale(shard, row, f"a good sample, got {exc.reason}: {exc.detail}") from exc
 
     def _key(self, span: bytes, pictures: Sequence[tuple[View, Picture]]) -> bytes:
         """What the cache calls the row's crops; nothing where there is no cache, or no crop."""

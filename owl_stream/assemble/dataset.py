@@ -22,7 +22,7 @@ from owl_stream.assemble.tokenizer import TokenizerFile, load_tokenizer
 from owl_stream.config import DatasetConfig
 from owl_stream.errors import RequestError
 from owl_stream.plan import Plan, check_deal, check_rank, valid_micro_batch_sizes
-from owl_stream.shards import Index, Progress, build_index, find_shards
+from owl_stream.shards import Index, IndexPlace, Progress, RowTables, build_index, find_shards
 from owl_stream.wire import MAX_FRAME_BYTES, Totals
 
 
@@ -42,12 +42,13 @@ class Dataset:
         *,
         max_frame_bytes: int = MAX_FRAME_BYTES,
         cache: CacheSettings | None = None,
+        rows: RowTables | None = None,
     ) -> None:
         self.name, self.recipe = name, config.recipe
         self.layout, self.global_batch_size = config.layout, config.global_batch_size
         self._index, self._on_bad_sample, self._max_frame_bytes = index, config.on_bad_sample, max_frame_bytes
         self._plan = Plan(index, config.plan)
-        self.assembler_factory = AssemblerFactory(self.recipe, tokenizer, index.shards, cache)
+        self.assembler_factory = AssemblerFactory(self.recipe, tokenizer, index.shards, cache, rows)
         self.components = components(index.manifest_digest, index.cost_digest, tokenizer, self.recipe, config.plan)
         self.fingerprint = fingerprint(self.components)
         self.assembly = assembly_id(self.recipe)
@@ -203,6 +204,7 @@ class Dataset:
         spans, costs = self._index.spans(planned.ids), planned.costs
         columns = (
             spans.shard,
+            spans.number,
             spans.offset,
             spans.length,
             spans.digest,
@@ -256,17 +258,20 @@ def open_dataset(
     recipe = config.recipe
     shards = find_shards(config.shards, base)
     tokenizer = load_tokenizer(config.tokenizer, base)
+    tables = RowTables(IndexPlace(index_dir), cost_recipe_digest(recipe, tokenizer))
     index = build_index(
         shards,
-        Measurer(recipe, tokenizer),
-        cost_recipe_digest(recipe, tokenizer),
+        Measurer(recipe, tokenizer, config.keep_rows),
+        tables.recipe_digest,
         index_dir,
         processes=processes,
         on_bad_sample=config.on_bad_sample,
         progress=progress,
+        keep_rows=config.keep_rows,
     )
     try:
-        return Dataset(name, config, index, tokenizer, max_frame_bytes=max_frame_bytes, cache=cache)
+        rows = tables if config.keep_rows else None
+        return Dataset(name, config, index, tokenizer, max_frame_bytes=max_frame_bytes, cache=cache, rows=rows)
     except BaseException:
         index.close()
         raise

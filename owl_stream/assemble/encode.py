@@ -25,9 +25,9 @@ class Picture(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class EncodedSample:
-    """A sample's row, and for each of the row's views the picture to decode."""
+    """A sample's key, its row, and for each of the row's views the picture to decode."""
 
-    sample: Sample
+    key: str
     row: EncodedRow
     pictures: tuple[tuple[View, Picture], ...]
 
@@ -53,7 +53,7 @@ class Encoder:
         except SampleError as exc:
             exc.at(shard=sample.shard, key=sample.key)
             raise
-        return EncodedSample(sample, row, tuple((view, media[view.medium][1][view.frame]) for view in row.views))
+        return EncodedSample(sample.key, row, tuple((view, media[view.medium][1][view.frame]) for view in row.views))
 
     def _probe(self, member: Member) -> Picture:
         try:

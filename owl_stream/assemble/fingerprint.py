@@ -18,7 +18,8 @@ from owl_stream.config import PlanSettings, Recipe
 from owl_stream.plan import PLAN_VERSION
 
 MEASURE_VERSION = 1
-"""Raise it when a sample's text, tokens, crops or acceptance change: costs are measured again."""
+"""Raise it when a sample's text, tokens, crops or acceptance change, or the form in which rows are kept: all
+is measured again."""
 
 ASSEMBLY_VERSION = 1
 """Raise it when the pixels or texts of a frame change for equal samples and equal libraries."""

@@ -14,9 +14,12 @@ from owl_stream.wire import ALIGNMENT, frame_nbytes
 
 
 class JobRow(NamedTuple):
-    """One sample: where its bytes lie (index of the shard, offset and length in bytes), their xxh3-64, and its cost."""
+    """One sample: where it lies (index of the shard, number among the shard's good samples, offset and length in
+    bytes), its xxh3-64, and its cost.
+    """
 
     shard: int
+    number: int
     offset: int
     length: int
     digest: int

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from owl_stream.assemble.encode import Encoder
+from owl_stream.assemble.kept import pack
 from owl_stream.assemble.tokenizer import TokenizerFile
 from owl_stream.config import Recipe
 from owl_stream.shards import Cost, Measure, Sample
@@ -16,13 +17,18 @@ class Measurer:
 
     recipe: Recipe
     tokenizer: TokenizerFile
+    keep_rows: bool = False
 
     def __call__(self) -> Measure:
-        """Sample -> Cost. The measure raises SampleError for what cannot become a row."""
+        """Sample -> Cost, which holds the encoded sample too if `keep_rows`.
+
+        The measure raises SampleError for what cannot become a row.
+        """
         encoder = Encoder(self.recipe, self.tokenizer.build())
 
         def measure(sample: Sample) -> Cost:
-            row = encoder.encode(sample).row
-            return Cost(row.text_tokens, row.supervised_tokens, row.crops)
+            encoded = encoder.encode(sample)
+            row, kept = encoded.row, pack(encoded) if self.keep_rows else b""
+            return Cost(row.text_tokens, row.supervised_tokens, row.crops, kept)
 
         return measure

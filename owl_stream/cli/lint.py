@@ -99,12 +99,13 @@ def lint(name: str, config: Config, index_dir: Path | None, processes: int, *, d
     digest = cost_recipe_digest(recipe, tokenizer)
     with build_index(
         shards,
-        Measurer(recipe, tokenizer),
+        Measurer(recipe, tokenizer, dataset_config.keep_rows),
         digest,
         index_dir,
         processes=processes,
         on_bad_sample="report",
         progress=lambda done: bar.bytes(done.bytes_done, done.bytes_total, what=f"indexing {name}"),
+        keep_rows=dataset_config.keep_rows,
     ) as index:
         report.findings += [Finding("indexing", bad) for bad in index.quarantine()]
         report.samples = index.samples

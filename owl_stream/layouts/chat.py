@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from owl_stream.layouts.media import IMAGE, MARKER
-from owl_stream.layouts.types import IGNORE, Tokenizer, Turn
+from owl_stream.layouts.types import Tokenizer, Turn
 
 START, END, END_OF_TEXT = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
 
@@ -25,11 +25,12 @@ START, END, END_OF_TEXT = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
 class ChatTokens:
     """A whole conversation in tokens, of any length.
 
-    `input_ids`, `labels`: int64 [T]. `crop_starts`: int64 [C]. `turns`: the user's, as far as `groups` needs them.
+    `input_ids`: int64 [T]. `supervised`: ranges [begin, end) of the answers' tokens. `crop_starts`: int64 [C].
+    `turns`: the user's, as far as `groups` needs them.
     """
 
     input_ids: NDArray[np.int64]
-    labels: NDArray[np.int64]
+    supervised: tuple[tuple[int, int], ...]
     crop_starts: NDArray[np.int64]
     turns: tuple[UserTurn, ...]
 
@@ -86,7 +87,7 @@ def encode_chat(messages: Sequence[Turn], prompts: Sequence[str], tokenizer: Tok
 class _Writer:
     tokenizer: Tokenizer
     ids: list[int] = field(default_factory=list)
-    supervised: list[slice] = field(default_factory=list)
+    supervised: list[tuple[int, int]] = field(default_factory=list)
     crop_starts: list[int] = field(default_factory=list)
     turns: list[UserTurn] = field(default_factory=list)
 
@@ -97,7 +98,9 @@ class _Writer:
         tokens, first = self.tokenizer.encode(text), len(self.ids)
         self.ids += tokens.ids
         if supervised:
-            self.supervised.append(slice(first, len(self.ids)))
+            if self.supervised and self.supervised[-1][1] == first:
+                first = self.supervised.pop()[0]
+            self.supervised.append((first, len(self.ids)))
         return tokens.offsets
 
     def write_user(self, content: str, prompts: Iterator[str]) -> None:
@@ -113,11 +116,12 @@ class _Writer:
             self.turns.append(UserTurn(first, tuple(chunks), tuple(spans), tuple(self.crop_starts[first_crop:])))
 
     def finish(self) -> ChatTokens:
-        input_ids = np.array(self.ids, dtype=np.int64)
-        labels = np.full_like(input_ids, IGNORE)
-        for supervised in self.supervised:
-            labels[supervised] = input_ids[supervised]
-        return ChatTokens(input_ids, labels, np.array(self.crop_starts, dtype=np.int64), tuple(self.turns))
+        return ChatTokens(
+            np.array(self.ids, dtype=np.int64),
+            tuple(self.supervised),
+            np.array(self.crop_starts, dtype=np.int64),
+            tuple(self.turns),
+        )
 
 
 def _with_prompts(text: str, prompts: Iterator[str]) -> tuple[str, list[tuple[int, int]]]:

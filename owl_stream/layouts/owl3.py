@@ -16,7 +16,6 @@ from owl_stream.layouts.grid import choose_grid
 from owl_stream.layouts.media import IMAGE, Prompt, check_conversation
 from owl_stream.layouts.truncation import cut_position
 from owl_stream.layouts.types import (
-    IGNORE,
     EncodedRow,
     Image,
     Medium,
@@ -64,7 +63,7 @@ class Owl3Layout(ABC):
         """See `Layout.filler`."""
         return EncodedRow(
             np.array([tokenizer.pad_id], dtype=np.int64),
-            np.array([IGNORE], dtype=np.int64),
+            (),
             np.array([], dtype=np.int64),
             (),
         )
@@ -79,13 +78,10 @@ class Owl3Layout(ABC):
         """See `Layout.collate`. Rows are padded on the right."""
         for b, row in enumerate(rows):
             length = row.text_tokens
-            for name, values, padding in (
-                ("input_ids", row.input_ids, pad_id),
-                ("labels", row.labels, IGNORE),
-                ("attention_mask", 1, 0),
-            ):
+            for name, values, padding in (("input_ids", row.input_ids, pad_id), ("attention_mask", 1, 0)):
                 out[name][b, :length] = values
                 out[name][b, length:] = padding
+            row.write_labels(out["labels"][b])
         self._collate_offsets(rows, out)
 
     def _prompt(self, index: int, medium: Medium, cut: bool, image_size: int) -> Prompt:
@@ -122,11 +118,11 @@ def _truncated(chat: ChatTokens, prompts: Sequence[Prompt], recipe: Recipe) -> E
         raise SampleError("too_long", f"expected at most {recipe.max_length} tokens (`max_length`), got {tokens}")
     if tokens <= recipe.max_length:
         views = tuple(view for prompt in prompts for view in prompt.views)
-        return EncodedRow(chat.input_ids, chat.labels, chat.crop_starts, views)
+        return EncodedRow(chat.input_ids, chat.supervised, chat.crop_starts, views)
     cut, kept = cut_position(chat.groups, recipe.max_length)
     return EncodedRow(
         chat.input_ids[:cut],
-        chat.labels[:cut],
+        tuple((begin, min(end, cut)) for begin, end in chat.supervised if begin < cut),
         chat.crop_starts[chat.crop_starts < cut],
         tuple(view for prompt in prompts[:kept] for view in prompt.views),
         truncated=True,

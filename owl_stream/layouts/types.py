@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
@@ -82,13 +81,13 @@ class View(NamedTuple):
 class EncodedRow:
     """One sample as text tensors, T tokens long, unpadded.
 
-    `input_ids`, `labels`: int64 [T]; `labels` is -100 where nothing is learned (the model shifts labels itself).
+    `input_ids`: int64 [T]. `supervised`: ranges [begin, end) of the tokens that are learned, in order, apart.
     `crop_starts`: int64 [C], strictly increasing, the position of the first piece of each crop's `<|image|>`.
     `views`: their crops sum to C. `truncated`: tokens, and perhaps media, behind `max_length` were left out.
     """
 
     input_ids: NDArray[np.int64]
-    labels: NDArray[np.int64]
+    supervised: tuple[tuple[int, int], ...]
     crop_starts: NDArray[np.int64]
     views: tuple[View, ...]
     truncated: bool = False
@@ -98,10 +97,23 @@ class EncodedRow:
         """T."""
         return len(self.input_ids)
 
-    @cached_property
+    @property
     def supervised_tokens(self) -> int:
-        """How many labels are not -100."""
-        return int(np.count_nonzero(self.labels != IGNORE))
+        """How many tokens are learned."""
+        return sum([end - begin for begin, end in self.supervised])
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """int64 [T]: the token where it is learned, else -100 (the model shifts labels itself)."""
+        labels = np.empty_like(self.input_ids)
+        self.write_labels(labels)
+        return labels
+
+    def write_labels(self, out: NDArray[np.int64]) -> None:
+        """Write the labels into `out`, int64 [L] with L >= T, and -100 behind them."""
+        out[:] = IGNORE
+        for begin, end in self.supervised:
+            out[begin:end] = self.input_ids[begin:end]
 
     @property
     def crops(self) -> int:
@@ -110,7 +122,7 @@ class EncodedRow:
 
     def masked(self) -> EncodedRow:
         """The same row, same ids, crops and shape, from which nothing is learned: labels all -100."""
-        return replace(self, labels=np.full_like(self.labels, IGNORE))
+        return replace(self, supervised=())
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,10 @@ from owl_stream.shards.cost import Cost, Costs, Measure, MeasureFactory, Pool, S
 from owl_stream.shards.index import Index
 from owl_stream.shards.quarantine import Quarantined
 from owl_stream.shards.record import IMAGE_MARKER, VIDEO_MARKER, Message, Record, read_record
+from owl_stream.shards.rows import RowTable, RowTables
 from owl_stream.shards.sample import Member, Sample, read_sample, read_span
 from owl_stream.shards.source import Shard, find_shards
+from owl_stream.shards.tables import IndexPlace
 
 __all__ = [
     "IMAGE_MARKER",
@@ -17,6 +19,7 @@ __all__ = [
     "Cost",
     "Costs",
     "Index",
+    "IndexPlace",
     "Measure",
     "MeasureFactory",
     "Member",
@@ -25,6 +28,8 @@ __all__ = [
     "Progress",
     "Quarantined",
     "Record",
+    "RowTable",
+    "RowTables",
     "Sample",
     "Shard",
     "Spans",

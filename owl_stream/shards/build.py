@@ -24,6 +24,7 @@ from owl_stream.errors import ConfigError, DataError, WorkerError
 from owl_stream.shards.columns import Columns, Summary, compose, open_columns
 from owl_stream.shards.cost import Measure, MeasureFactory
 from owl_stream.shards.index import Index
+from owl_stream.shards.rows import RowTables, RowWriter
 from owl_stream.shards.scan import scan_shard
 from owl_stream.shards.shortcut import Shortcut
 from owl_stream.shards.source import Shard
@@ -55,12 +56,14 @@ def build_index(
     processes: int,
     on_bad_sample: Literal["mask", "fail", "report"],
     progress: Callable[[Progress], None] | None = None,
+    keep_rows: bool = False,
 ) -> Index:
     """The index of these shards under this recipe. Only shards without tables, or with stale ones, are read.
 
     `processes` = 0 reads here, one shard after the other. `progress` is called from this thread, first with nothing
     done and last with everything, only if anything is read; without processes once a shard. `on_bad_sample`: "report"
-    is for who wants the quarantine itself, and raises for no sample, even where none is good.
+    is for who wants the quarantine itself, and raises for no sample, even where none is good. `keep_rows` writes what
+    the measure wants to find again (`Cost.row`) into a row table too, and reads shards that have none.
     The caller closes the index.
 
     Raises:
@@ -74,7 +77,7 @@ def build_index(
     if not shards:
         raise ConfigError("no shards to index; name at least one")
     place = IndexPlace(index_dir)
-    indexing = _Indexing(measure, place, recipe_digest)
+    indexing = _Indexing(measure, place, recipe_digest, keep_rows)
     columns = _columns_as_before(shards, indexing) or _columns_anew(shards, indexing, processes, progress or _ignore)
     index = Index(shards, columns)
     try:
@@ -107,30 +110,41 @@ class _Indexing:
     measure: MeasureFactory
     place: IndexPlace
     recipe_digest: str
+    keep_rows: bool
+
+    def shortcut(self, shards: Sequence[Shard]) -> Shortcut:
+        """From these shards to their columns."""
+        return Shortcut(self.place, shards, self.recipe_digest, with_rows=self.keep_rows)
+
+    def summary(self, shard: Shard) -> Summary | None:
+        """What is known of a shard; None where anything that is wanted of it is missing."""
+        tables = load_tables(self.place, shard, self.recipe_digest)
+        if tables is None:
+            return None
+        if self.keep_rows and not RowTables(self.place, self.recipe_digest).is_whole(shard, tables.digest):
+            return None
+        return Summary.of(tables)
 
 
 def _columns_as_before(shards: Sequence[Shard], indexing: _Indexing) -> Columns | None:
     """The columns of an earlier run, if no shard and no table changed since; no table is read for that."""
-    address = Shortcut(indexing.place, shards, indexing.recipe_digest).follow()
+    address = indexing.shortcut(shards).follow()
     return None if address is None else open_columns(indexing.place, shards, address)
 
 
 def _columns_anew(
     shards: Sequence[Shard], indexing: _Indexing, processes: int, progress: Callable[[Progress], None]
 ) -> Columns:
-    place, recipe_digest = indexing.place, indexing.recipe_digest
-    known = [_summary(place, shard, recipe_digest) for shard in shards]
+    place = indexing.place
+    known = [indexing.summary(shard) for shard in shards]
     unknown = [shard for shard, summary in zip(shards, known, strict=True) if summary is None]
     if unknown:
         for shard in {place.directory(shard): shard for shard in unknown}.values():
             place.prepare(shard)
         _scan_all(unknown, indexing, processes, progress)
-    summaries = [
-        _must(summary or _summary(place, shard, recipe_digest), shard)
-        for shard, summary in zip(shards, known, strict=True)
-    ]
-    columns = compose(place, shards, summaries, recipe_digest)
-    Shortcut(place, shards, recipe_digest).save(columns.address)
+    summaries = [_must(summary or indexing.summary(shard), shard) for shard, summary in zip(shards, known, strict=True)]
+    columns = compose(place, shards, summaries, indexing.recipe_digest)
+    indexing.shortcut(shards).save(columns.address)
     return columns
 
 
@@ -220,8 +234,16 @@ def _interrupts_held() -> Iterator[None]:
 
 
 def _index_shard(number: int, shard: Shard, measure: Measure, indexing: _Indexing, counters: _Counters) -> None:
-    scan, cost = scan_shard(shard, measure, lambda nbytes, samples: counters.tick(number, nbytes, samples))
-    save_tables(indexing.place, shard, indexing.recipe_digest, scan, cost)
+    def tick(nbytes: int, samples: int) -> None:
+        counters.tick(number, nbytes, samples)
+
+    place, recipe_digest = indexing.place, indexing.recipe_digest
+    if not indexing.keep_rows:
+        save_tables(place, shard, recipe_digest, *scan_shard(shard, measure, tick))
+        return
+    with RowWriter(place, shard) as rows:
+        scan, cost = scan_shard(shard, measure, tick, rows.add)
+        rows.save(recipe_digest, scan, cost, save_tables(place, shard, recipe_digest, scan, cost))
 
 
 class _Process:
@@ -250,11 +272,6 @@ def _work(number: int, shard: Shard) -> None:
         _Process.measure = _Process.indexing.measure()
     with suppress(_Stopped):
         _index_shard(number, shard, _Process.measure, _Process.indexing, _Process.counters)
-
-
-def _summary(place: IndexPlace, shard: Shard, recipe_digest: str) -> Summary | None:
-    tables = load_tables(place, shard, recipe_digest)
-    return Summary.of(tables) if tables is not None else None
 
 
 def _must(summary: Summary | None, shard: Shard) -> Summary:

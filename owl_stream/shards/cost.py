@@ -17,11 +17,15 @@ Pool = Literal["all", "image", "text"]
 
 @dataclass(frozen=True)
 class Cost:
-    """One sample: text tokens of its row, how many of them are supervised, crops the vision tower sees."""
+    """One sample: text tokens of its row, how many of them are supervised, crops the vision tower sees.
+
+    `row`: what the measure wants to find again when the sample is assembled, as its row table keeps it.
+    """
 
     text_tokens: int
     supervised_tokens: int
     crops: int
+    row: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -35,9 +39,12 @@ class Costs:
 
 @dataclass(frozen=True)
 class Spans:
-    """Where n samples lie: shard number, offset and length in bytes (int64 [n]), xxh3-64 (uint64 [n])."""
+    """Where n samples lie: shard number, number among the shard's good samples, offset and length in bytes (int64 [n]),
+    xxh3-64 (uint64 [n]).
+    """
 
     shard: NDArray[np.int64]
+    number: NDArray[np.int64]
     offset: NDArray[np.int64]
     length: NDArray[np.int64]
     digest: NDArray[np.uint64]

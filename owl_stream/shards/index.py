@@ -79,8 +79,10 @@ class Index:
         """Where these samples lie."""
         ids = self._ids(ids)
         rows = gather(self._file(), self._columns.regions.spans, SPAN, ids)
+        shard = np.searchsorted(self._ends, ids, side="right")
         return Spans(
-            np.searchsorted(self._ends, ids, side="right"),
+            shard,
+            ids - (self._ends - self._by_shard)[shard],
             rows["block"].astype(np.int64) * BLOCK,
             rows["length"].astype(np.int64),
             rows["digest"].astype(np.uint64),

@@ -27,6 +27,9 @@ MAX_SAMPLE_BYTES = 1 << 30
 Tick = Callable[[int, int], None]
 """Called with (bytes read of this shard, samples seen in it); may raise to stop."""
 
+Keep = Callable[[int, int, bytes], None]
+"""Called for each sample that was measured with its offset, its xxh3-64 and `Cost.row`, as they lie in the shard."""
+
 _MAX_SHARD_BYTES = BLOCK << 32
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
@@ -42,8 +45,10 @@ class _Group:
     fault: Quarantined | None = None
 
 
-def scan_shard(shard: Shard, measure: Measure, tick: Tick) -> tuple[ScanTable, CostTable]:
-    """Read the shard once.
+def scan_shard(
+    shard: Shard, measure: Measure, tick: Tick, keep: Keep = lambda offset, digest, row: None
+) -> tuple[ScanTable, CostTable]:
+    """Read the shard once. Not every sample that is told to `keep` turns out good.
 
     Raises:
         ShardError: missing or unreadable, so nothing can be said about it.
@@ -55,7 +60,7 @@ def scan_shard(shard: Shard, measure: Measure, tick: Tick) -> tuple[ScanTable, C
     file = open_shard(shard)
     try:
         _check_unchanged(shard, file)
-        tables = _Scan(shard, file, measure, tick).run()
+        tables = _Scan(shard, file, measure, tick, keep).run()
         _check_unchanged(shard, file)
         return tables
     finally:
@@ -71,8 +76,8 @@ def _check_unchanged(shard: Shard, file: int) -> None:
 class _Scan:
     """State of one pass. A *piece* is a run of members with one key; a sample is a key with exactly one piece."""
 
-    def __init__(self, shard: Shard, file: int, measure: Measure, tick: Tick) -> None:
-        self._shard, self._measure, self._tick = shard, measure, tick
+    def __init__(self, shard: Shard, file: int, measure: Measure, tick: Tick, keep: Keep) -> None:
+        self._shard, self._measure, self._tick, self._keep = shard, measure, tick, keep
         self._tape = FileTape(file, shard.size, shard.name)
         self._group: _Group | None = None
         self._blocks, self._lengths, self._digests, self._costs = array("Q"), array("Q"), array("Q"), array("Q")
@@ -150,19 +155,20 @@ class _Scan:
         else:
             span = self._tape.take(group.start, group.end - group.start)
             digest = xxhash.xxh3_64_intdigest(span)
-            cost = self._measured(piece, group, span)
+            cost = self._measured(piece, group, span, digest)
         self._blocks.append(group.start // BLOCK)
         self._lengths.append(min(group.end - group.start, 0xFFFF_FFFF))
         self._digests.append(digest)
         self._costs.extend(cost)
         self._tick(self._tape.position, len(self._blocks))
 
-    def _measured(self, piece: int, group: _Group, span: bytes) -> tuple[int, int, int]:
+    def _measured(self, piece: int, group: _Group, span: bytes, digest: int) -> tuple[int, int, int]:
         try:
             cost = self._measure(read_sample(self._shard.name, span, group.start))
         except SampleError as exc:
             self._unmeasured[piece] = Quarantined.of(exc, key=group.key, offset=group.start)
             return UNMEASURED
+        self._keep(group.start, digest, cost.row)
         return cost.text_tokens, cost.supervised_tokens, cost.crops
 
     def _break(self, damage: TarDamage) -> None:

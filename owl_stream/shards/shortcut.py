@@ -30,9 +30,11 @@ _log = logging.getLogger("owl_stream.shards")
 class Shortcut:
     """From shards as they are now, with their tables, to the address of a columns file."""
 
-    def __init__(self, place: IndexPlace, shards: Sequence[Shard], recipe_digest: str) -> None:
+    def __init__(
+        self, place: IndexPlace, shards: Sequence[Shard], recipe_digest: str, *, with_rows: bool = False
+    ) -> None:
         self._path: Path | None = None
-        seen = _seen(place, shards, recipe_digest)
+        seen = _seen(place, shards, recipe_digest, with_rows=with_rows)
         if seen is not None:
             self._seen = seen
             self._path = place.directory(shards[0]) / f"manifest.{seen.hex()}.shortcut"
@@ -64,7 +66,7 @@ class Shortcut:
             _log.info("the next start will read all tables again: %s", exc)
 
 
-def _seen(place: IndexPlace, shards: Sequence[Shard], recipe_digest: str) -> bytes | None:
+def _seen(place: IndexPlace, shards: Sequence[Shard], recipe_digest: str, *, with_rows: bool) -> bytes | None:
     """A digest over what can be told of shards and tables at a glance; None where a table is missing."""
     digest = xxhash.xxh3_128()
     try:
@@ -72,6 +74,8 @@ def _seen(place: IndexPlace, shards: Sequence[Shard], recipe_digest: str) -> byt
             digest.update(_STAMP.pack(shard.size, shard.mtime_ns))
             digest.update(_end(place.scan_file(shard)))
             digest.update(_end(place.cost_file(shard, recipe_digest)))
+            if with_rows:
+                digest.update(_end(place.row_file(shard, recipe_digest)))
     except OSError:
         return None
     return digest.digest()

@@ -82,7 +82,11 @@ class IndexPlace:
 
     def cost_file(self, shard: Shard, recipe_digest: str) -> Path:
         """The cost table of a shard under a recipe."""
-        return self.directory(shard) / f"{self._stem(shard)}.{_recipe_id(recipe_digest).hex()[:16]}.cost"
+        return self.directory(shard) / f"{self._stem(shard)}.{recipe_id(recipe_digest).hex()[:16]}.cost"
+
+    def row_file(self, shard: Shard, recipe_digest: str) -> Path:
+        """The row table of a shard under a recipe."""
+        return self.cost_file(shard, recipe_digest).with_suffix(".rows")
 
     def _stem(self, shard: Shard) -> str:
         # Beside the shards a data set may be moved as a whole; in one directory equal base names must not meet.
@@ -97,7 +101,7 @@ class IndexPlace:
             ConfigError: it cannot.
         """
         directory = self.directory(shard)
-        with _writing(directory):
+        with writing(directory):
             directory.mkdir(parents=True, exist_ok=True)
             probe = directory / f".{secrets.token_hex(8)}.tmp"
             probe.touch(exist_ok=False)
@@ -113,8 +117,9 @@ class Tables:
     digest: bytes
 
 
-def save_tables(place: IndexPlace, shard: Shard, recipe_digest: str, scan: ScanTable, cost: CostTable) -> None:
-    """Write both files. A scan that another recipe already wrote is written again with the same bytes.
+def save_tables(place: IndexPlace, shard: Shard, recipe_digest: str, scan: ScanTable, cost: CostTable) -> bytes:
+    """Write both files; returns what `Tables.digest` will be. A scan that another recipe already wrote is written
+    again with the same bytes.
 
     Raises:
         ConfigError: the directory cannot be written or is full; nothing half-written remains.
@@ -123,7 +128,9 @@ def save_tables(place: IndexPlace, shard: Shard, recipe_digest: str, scan: ScanT
     stamp = shard.size, shard.mtime_ns
     _write(place.scan_file(shard), stamp, bytes(16), bytes(16), scan_body)
     cost_body = _body(cost.costs, cost.findings)
-    _write(place.cost_file(shard, recipe_digest), stamp, _recipe_id(recipe_digest), _digest(scan_body), cost_body)
+    scan_digest = _digest(scan_body)
+    _write(place.cost_file(shard, recipe_digest), stamp, recipe_id(recipe_digest), scan_digest, cost_body)
+    return _both(scan_digest, cost_body)
 
 
 def load_tables(place: IndexPlace, shard: Shard, recipe_digest: str) -> Tables | None:
@@ -136,15 +143,14 @@ def load_tables(place: IndexPlace, shard: Shard, recipe_digest: str) -> Tables |
     if scan is None:
         return None
     scan_digest = _digest(scan)
-    cost = _read(place.cost_file(shard, recipe_digest), stamp, _recipe_id(recipe_digest), scan_digest)
+    cost = _read(place.cost_file(shard, recipe_digest), stamp, recipe_id(recipe_digest), scan_digest)
     if cost is None:
         return None
     spans, scan_findings = _parts(scan, SPAN)
     costs, cost_findings = _parts(cost, COST)
     if len(spans) != len(costs):
         return None
-    digest = xxhash.xxh3_128_digest(scan_digest + _digest(cost))
-    return Tables(ScanTable(spans, scan_findings), CostTable(costs, cost_findings), digest)
+    return Tables(ScanTable(spans, scan_findings), CostTable(costs, cost_findings), _both(scan_digest, cost))
 
 
 @contextmanager
@@ -155,7 +161,7 @@ def replaced(path: Path) -> Iterator[int]:
         ConfigError: the directory cannot be written or is full.
     """
     temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
-    with _writing(path.parent):
+    with writing(path.parent):
         file = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         try:
             yield file
@@ -183,7 +189,12 @@ def write_all(file: int, data: bytes | memoryview, offset: int) -> int:
 
 
 @contextmanager
-def _writing(directory: Path) -> Iterator[None]:
+def writing(directory: Path) -> Iterator[None]:
+    """Say of a write that failed what to do about it.
+
+    Raises:
+        ConfigError: instead of an OSError.
+    """
     try:
         yield
     except OSError as exc:
@@ -251,5 +262,10 @@ def _digest(body: bytes) -> bytes:
     return xxhash.xxh3_128_digest(body)
 
 
-def _recipe_id(recipe_digest: str) -> bytes:
+def _both(scan_digest: bytes, cost_body: bytes) -> bytes:
+    return xxhash.xxh3_128_digest(scan_digest + _digest(cost_body))
+
+
+def recipe_id(recipe_digest: str) -> bytes:
+    """What a file says of the recipe that it belongs to, 16 bytes."""
     return xxhash.xxh3_128_digest(recipe_digest.encode())

@@ -516,15 +516,15 @@ def test_few_shards_are_held_open_at_a_time(
     tmp_path: Path, opened: list[Dataset], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many shards there are, an assembler holds a bounded number of descriptors and still reads them all."""
-    monkeypatch.setattr(files_module.ShardFiles.__init__, "__defaults__", (2,))
+    monkeypatch.setattr(files_module.OpenFiles.__init__, "__defaults__", (2,))
     dataset = make_dataset(tmp_path, [[good(f"k{n}", n)] for n in range(6)], global_batch_size=6)
     opened.append(dataset)
     assembler = dataset.assembler()
     made = run_job(dataset, dataset.job(0, 0, 0, 0, 1, 6), assembler)
     assert {row.status for row in made.rows} == {"ok"}
-    assert len(assembler._files._open) == 2
+    assert len(assembler._files._files._files) == 2
     assembler.close()
-    assert not assembler._files._open
+    assert not assembler._files._files._files
 
 
 def test_one_sample_alone_is_a_job(tmp_path: Path, opened: list[Dataset]) -> None:

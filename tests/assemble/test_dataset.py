@@ -233,7 +233,11 @@ def test_a_measurer_travels_to_other_processes(mixed: Dataset, tmp_path: Path) -
     for row in rows:
         data = (tmp_path / f"s-{row.shard:03d}.tar").read_bytes()
         cost = measure(read_sample("s", data[row.offset : row.offset + row.length], row.offset))
-        assert (cost.text_tokens, cost.supervised_tokens, cost.crops) == row[4:]
+        assert (cost.text_tokens, cost.supervised_tokens, cost.crops) == (
+            row.text_tokens,
+            row.supervised_tokens,
+            row.crops,
+        )
 
 
 def test_steps_are_planned_once_for_all_ranks(mixed: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,8 +73,8 @@ def test_a_frame_never_exceeds_its_capacity(parts: Parts, data: st.DataObject) -
 
 @settings(max_examples=60, deadline=None)
 @given(
-    rows=st.lists(st.none() | st.tuples(*[st.integers(0, 2**63 - 1)] * 7), min_size=1, max_size=5),
-    spares=st.lists(st.tuples(*[st.integers(0, 2**63 - 1)] * 7), max_size=5),
+    rows=st.lists(st.none() | st.tuples(*[st.integers(0, 2**63 - 1)] * len(JobRow._fields)), min_size=1, max_size=5),
+    spares=st.lists(st.tuples(*[st.integers(0, 2**63 - 1)] * len(JobRow._fields)), max_size=5),
     digest=st.integers(0, 2**64 - 1),
     reason=st.text(max_size=20),
     fail=st.booleans(),
@@ -103,7 +103,7 @@ def test_a_job_survives_its_bytes(
 
 def test_a_job_is_compact() -> None:
     """A row takes a few dozen bytes, so that a job of a large global batch is sent in no time."""
-    row = JobRow(3, 2**33, 2**18, 2**63 + 5, 1234, 600, 9)
+    row = JobRow(3, 7, 2**33, 2**18, 2**63 + 5, 1234, 600, 9)
     job = Job("f" * 32, 1, 1, 1, 1, 1, (row,) * 8, (row,) * 1024, 10**6)
     assert len(job.to_bytes()) < 1032 * 40
 

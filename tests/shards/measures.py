@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from owl_stream.errors import ConfigError, SampleError
@@ -28,6 +29,15 @@ def _refuse_odd(sample: Sample) -> Cost:
     return member_cost(sample)
 
 
+def _keep_key(sample: Sample) -> Cost:
+    return replace(member_cost(sample), row=f"row of {sample.key}".encode())
+
+
+def _keep_even_key(sample: Sample) -> Cost:
+    _refuse_odd(sample)
+    return _keep_key(sample)
+
+
 def _crash(_sample: Sample) -> Cost:
     os._exit(139)
 
@@ -45,6 +55,16 @@ def members() -> Measure:
 def even_only() -> Measure:
     """A factory of a measure that refuses odd keys."""
     return _refuse_odd
+
+
+def key_kept() -> Measure:
+    """A factory of a measure that wants every sample's key back."""
+    return _keep_key
+
+
+def even_only_kept() -> Measure:
+    """The same, which refuses odd keys."""
+    return _keep_even_key
 
 
 def crashing() -> Measure:

@@ -1,0 +1,80 @@
+"""Encoded samples as bytes: what indexing has worked out of a sample's text and headers, for assembly to read back.
+
+Raise `MEASURE_VERSION` when the form changes: rows of the old one then belong to no recipe that is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgpack
+import numpy as np
+
+from owl_stream.assemble.encode import EncodedSample, Picture
+from owl_stream.assemble.files import OpenFiles
+from owl_stream.assemble.header import Header
+from owl_stream.layouts import EncodedRow, View
+from owl_stream.shards import Member, RowTable, RowTables, Shard
+
+_TOKEN = "<u4"
+
+
+def pack(encoded: EncodedSample) -> bytes:
+    """An encoded sample without the bytes of its pictures."""
+    row = encoded.row
+    packed: bytes = msgpack.packb(
+        (
+            encoded.key,
+            row.input_ids.astype(_TOKEN).tobytes(),
+            row.supervised,
+            row.crop_starts.tolist(),
+            row.truncated,
+            [
+                (*view, member.name, member.ext, member.offset, member.data.nbytes, *header)
+                for view, (member, header) in encoded.pictures
+            ],
+        )
+    )
+    return packed
+
+
+def unpack(packed: bytes, span: bytes, offset: int) -> EncodedSample:
+    """What `pack` was given, of the sample whose bytes, from `offset` of its shard, are `span`."""
+    key, ids, supervised, crop_starts, truncated, packed_pictures = msgpack.unpackb(packed, use_list=False)
+    input_ids = np.frombuffer(ids, _TOKEN).astype(np.int64)
+    pictures = _pictures(packed_pictures, memoryview(span), offset)
+    views = tuple([view for view, _ in pictures])
+    return EncodedSample(
+        key, EncodedRow(input_ids, supervised, np.array(crop_starts, dtype=np.int64), views, truncated), pictures
+    )
+
+
+def _pictures(packed: Sequence[Any], span: memoryview, offset: int) -> tuple[tuple[View, Picture], ...]:
+    pictures = []
+    for medium, frame, grid, crops, name, ext, at, nbytes, *header in packed:
+        member = Member(name, ext, at, span[at - offset : at - offset + nbytes])
+        pictures.append((View(medium, frame, grid, crops), Picture(member, Header(*header))))
+    return tuple(pictures)
+
+
+class KeptRows:
+    """Reads encoded samples from the row tables of shards."""
+
+    def __init__(self, shards: Sequence[Shard], tables: RowTables) -> None:
+        self._files: OpenFiles[RowTable | None] = OpenFiles(lambda shard: tables.open(shards[shard]), _close)
+
+    def read(self, shard: int, number: int, digest: int, span: bytes, offset: int) -> EncodedSample | None:
+        """The encoded sample of these bytes, the shard's good one of that number; None where it is not to be had."""
+        table = self._files.get(shard)
+        packed = table.read(number, digest) if table is not None else None
+        return unpack(packed, span, offset) if packed is not None else None
+
+    def close(self) -> None:
+        """Close the tables; reading opens them again."""
+        self._files.close()
+
+
+def _close(table: RowTable | None) -> None:
+    if table is not None:
+        table.close()
