@@ -140,7 +140,8 @@ class ProcessEngine(Engine):
         await self.start()
         tries = 0
         while tries < MAX_TRIES:
-            job = dataclasses.replace(job, condemned=self._condemned_in(job))
+            if self._condemned:
+                job = dataclasses.replace(job, condemned=self._condemned_in(job))
             errand = _Errand(dataset, job, dataset.capacity(job), asyncio.get_running_loop().create_future())
             self._errands.put(errand, 0 if consumer is None else consumer.number, errand.capacity)
             try:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any, ClassVar
 
-import numpy as np
 from numpy.typing import NDArray
 
 from owl_stream.layouts.media import IMAGE
@@ -39,10 +39,9 @@ class Owl3Layout240728(Owl3Layout):
         offsets, first = out["media_offset"], 0
         for b, row in enumerate(rows):
             offsets[b, :, 0] = first
-            if row.crops:
-                seen = first + np.searchsorted(row.crop_starts, np.arange(row.text_tokens), side="left")
-                offsets[b, : row.text_tokens, 1] = seen
-                offsets[b, row.text_tokens :, 1] = seen[-1]
-            else:
-                offsets[b, :, 1] = NO_IMAGE
+            seen = offsets[b, :, 1]
+            seen[:] = first if row.crops else NO_IMAGE
+            edges = [start + 1 for start in row.crop_starts.tolist()] + [seen.size]
+            for crops, (begin, end) in enumerate(pairwise(edges), first + 1):
+                seen[begin:end] = crops
             first += row.crops
