@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
+
+IDLE_SHARE, _LOOK_S = 0.1, 0.25
 
 _TICK = os.sysconf("SC_CLK_TCK")
 
@@ -34,6 +37,17 @@ def cpu_seconds(pids: list[int]) -> float:
             continue
         ticks += sum(map(int, fields[11:15]))
     return ticks / _TICK
+
+
+def wait_until_idle(pid: int, patience_s: float = 30.0) -> bool:
+    """Wait until `pid` and all it has started use less than a tenth of a core; False when they still do at the end."""
+    used, ends = cpu_seconds(tree(pid)), time.monotonic() + patience_s
+    while time.monotonic() < ends:
+        time.sleep(_LOOK_S)
+        before, used = used, cpu_seconds(tree(pid))
+        if used - before < IDLE_SHARE * _LOOK_S:
+            return True
+    return False
 
 
 def resident_bytes(pids: list[int]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -9,6 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from benchmarks.contender import Contender, Turn
+from benchmarks.cpu import wait_until_idle
 
 Rounds = dict[str, list[Turn]]
 """Turns by contender; the n-th turns of all belong to one round."""
@@ -38,14 +40,19 @@ def ratio(rounds: Rounds, one: str, other: str, value: Callable[[Turn], float] =
 
 
 def take_turns(contenders: Mapping[str, Contender], images: Mapping[str, int], warm: int, rounds: int) -> Rounds:
-    """Run the contenders `rounds` times, each for its number of images."""
+    """Run the contenders `rounds` times, each for its number of images; every other round from the last to the first.
+
+    A loader goes on filling its queues when its turn has ended: the next one begins when nobody works any more.
+    """
     turns: Rounds = {name: [] for name in contenders}
     with ExitStack() as stack:
         for contender in contenders.values():
             stack.enter_context(contender)
         for number in range(rounds):
-            for name, contender in contenders.items():
-                turns[name].append(contender.turn(warm, images[name]))
+            for name in list(contenders)[:: -1 if number % 2 else 1]:
+                if not wait_until_idle(os.getpid()):
+                    print(f"  somebody still works when {name} begins", file=sys.stderr, flush=True)
+                turns[name].append(contenders[name].turn(warm, images[name]))
             rates = ", ".join(f"{name} {turns[name][-1].rate:.0f}" for name in contenders)
             print(f"  round {number + 1}: images/s: {rates}", file=sys.stderr, flush=True)
     return turns
