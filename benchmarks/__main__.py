@@ -50,9 +50,14 @@ def parts(workloads: dict[Kind, Workload], real: Sequence[Path], length: Length)
             workloads[kind], rounds=length.rounds, seconds=length.seconds, peers=length.peers
         )
 
+    def compare_ceiling(kind: Kind) -> Part:
+        return lambda: throughput.measure_ceiling(workloads[kind], rounds=3 * length.rounds, seconds=length.seconds / 2)
+
     return {
         "plain": compare("plain"),
+        "plain-ceiling": compare_ceiling("plain"),
         "cut": compare("cut"),
+        "cut-ceiling": compare_ceiling("cut"),
         "transport": lambda: transport.measure(plain, rounds=3 * length.rounds),
         "transport-cut": lambda: transport.measure(workloads["cut"], rounds=3 * length.rounds, passes=1),
         "cache": lambda: crop_cache.measure(plain, rounds=few),

@@ -17,34 +17,23 @@ from benchmarks.workload import Kind, Workload
 
 WARM: dict[Kind, int] = {"plain": 320, "cut": 64}
 """Images read before a turn counts: more than may have waited in queues since the last one."""
-FLOORS: dict[Kind, dict[str, float]] = {
-    "plain": {"usual": 2.7, "equal": 1.3, "ceiling": 0.82},
-    "cut": {"usual": 3.0, "equal": 1.0, "ceiling": 0.70},
-}
+FLOORS: dict[Kind, dict[str, float]] = {"plain": {"usual": 2.7, "equal": 1.3}, "cut": {"usual": 3.0, "equal": 1.0}}
+CEILING_FLOORS: dict[Kind, float] = {"plain": 0.82, "cut": 0.70}
 NUMBERS: dict[Kind, str] = {"plain": "1", "cut": "2"}
 WORDS = {
     "usual": "the usual loader (webdataset, DataLoader, 2 workers, Pillow, float32)",
     "equal": "the same loader with our kernels and uint8",
-    "ceiling": "the decode ceiling",
 }
 
 
 def measure(workload: Workload, *, rounds: int, seconds: float, peers: bool) -> tuple[list[Line], dict[str, Any]]:
     """All contenders of one workload. `seconds` is about what one turn of ours takes."""
-    cost = 1.0 if workload.kind == "plain" else 4.0
-    images = {
-        "kernels": int(600 * seconds / cost),
-        "ceiling": int(550 * seconds / cost),
-        "service": int(420 * seconds / cost),
-        "tokenising": int(420 * seconds / cost),
-        "equal": int(300 * seconds / cost),
-        "usual": int(150 * seconds / cost),
-    }
+    images = _images(workload, seconds)
     contenders = {name: Contender(name, workload) for name in images}
     found, missing = usable_peers() if peers else ([], {})
     for name in found:
         contenders[name] = Contender(name, workload, python_of(name))
-        images[name] = int(150 * seconds / cost)
+        images[name] = images["usual"]
     turns = take_turns(contenders, images, WARM[workload.kind], rounds)
     lines = [
         Line(
@@ -62,6 +51,27 @@ def measure(workload: Workload, *, rounds: int, seconds: float, peers: bool) -> 
     report["versions"] = {name: installed_version(name) for name in found}
     report["ratios"] = {name: vars(ratio(turns, "service", name)) for name in turns if name != "service"}
     return lines, report
+
+
+def measure_ceiling(workload: Workload, *, rounds: int, seconds: float) -> tuple[list[Line], dict[str, Any]]:
+    """The service and bare decoding alone, in many rounds: what lies between them is less than a turn's noise."""
+    images = {name: count for name, count in _images(workload, seconds).items() if name in ("ceiling", "service")}
+    turns = take_turns({name: Contender(name, workload) for name in images}, images, WARM[workload.kind], rounds)
+    close, floor = ratio(turns, "service", "ceiling"), CEILING_FLOORS[workload.kind]
+    line = Line(NUMBERS[workload.kind], f"`{workload.kind}`, end to end / the decode ceiling", close, at_least=floor)
+    work = ratio(turns, "ceiling", "service", lambda turn: turn.cpu_s / turn.images)
+    return [line], {
+        "contenders": table(turns),
+        "ratio_of_cpu": vars(work),
+        "by_round": [[turns[name][number].rate for name in images] for number in range(rounds)],
+    }
+
+
+def _images(workload: Workload, seconds: float) -> dict[str, int]:
+    """How many of them a turn reads: what each takes about as long for."""
+    per_s = {"kernels": 600, "ceiling": 550, "service": 420, "tokenising": 420, "equal": 300, "usual": 150}
+    cost = 1.0 if workload.kind == "plain" else 4.0
+    return {name: int(rate * seconds / cost) for name, rate in per_s.items()}
 
 
 def table(turns: Rounds) -> dict[str, dict[str, float]]:
