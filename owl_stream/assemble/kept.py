@@ -20,8 +20,11 @@ from owl_stream.shards import Member, RowTable, RowTables, Shard
 _TOKEN = "<u4"
 
 
-def pack(encoded: EncodedSample) -> bytes:
-    """An encoded sample without the bytes of its pictures."""
+def pack(encoded: EncodedSample, offset: int) -> bytes:
+    """An encoded sample that begins at `offset` of its shard, without the bytes of its pictures.
+
+    Depends on nothing but the sample's bytes and the recipe: places are counted from the sample's beginning.
+    """
     row = encoded.row
     packed: bytes = msgpack.packb(
         (
@@ -31,7 +34,7 @@ def pack(encoded: EncodedSample) -> bytes:
             row.crop_starts.tolist(),
             row.truncated,
             [
-                (*view, member.name, member.ext, member.offset, member.data.nbytes, *header)
+                (*view, member.name, member.ext, member.offset - offset, member.data.nbytes, *header)
                 for view, (member, header) in encoded.pictures
             ],
         )
@@ -53,7 +56,7 @@ def unpack(packed: bytes, span: bytes, offset: int) -> EncodedSample:
 def _pictures(packed: Sequence[Any], span: memoryview, offset: int) -> tuple[tuple[View, Picture], ...]:
     pictures = []
     for medium, frame, grid, crops, name, ext, at, nbytes, *header in packed:
-        member = Member(name, ext, at, span[at - offset : at - offset + nbytes])
+        member = Member(name, ext, offset + at, span[at : at + nbytes])
         pictures.append((View(medium, frame, grid, crops), Picture(member, Header(*header))))
     return tuple(pictures)
 

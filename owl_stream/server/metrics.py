@@ -102,7 +102,7 @@ class Metrics(Collector):
         yield _counter("checked_rows", query, checked, "dataset", "kind")
         found = "Rows with images whose crops were looked for in the cache, for batches that were sent."
         yield _counter("crop_cache_lookups", found, cache, "dataset", "outcome")
-        anew = "Rows that were tokenised at assembly; with `keep_rows` none, but where a row table is damaged."
+        anew = "Rows that were tokenised at assembly; with `keep_rows` only those whose kept row was not to be had."
         yield _counter("tokenised_rows", anew, each(lambda part: part.counts["tokenised"]), "dataset")
         yield _counter("skipped_samples", "Samples found bad at assembly, rows masked.", skipped, "dataset", "reason")
 

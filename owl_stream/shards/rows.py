@@ -40,11 +40,13 @@ _FOOTER = struct.Struct("<8sIIQq16s16sQ")
 _CHECK = struct.Struct("<Q")
 _IN_MEMORY_BYTES = 16 << 20
 _COPY_BYTES = 1 << 20
+_MOST_ROW_BYTES = 64 << 20
+"""No row that a recipe allows is as long; an entry that says so is damaged, and must not cost the memory."""
 
 
 class RowWriter:
     """Rows of a shard while it is scanned: in memory, or past 16 MiB in a nameless file of the index directory, so
-    that an indexing process which is killed leaves nothing behind.
+    that an indexing process which is killed while it scans leaves nothing behind.
     """
 
     def __init__(self, place: IndexPlace, shard: Shard) -> None:
@@ -106,7 +108,7 @@ class RowTable:
             if len(raw) != _ENTRY.size:
                 return None
             offset, nbytes, check = _ENTRY.unpack(raw)
-            if offset + nbytes > self._entries_at:
+            if offset + nbytes > self._entries_at or nbytes > _MOST_ROW_BYTES:
                 return None
             row = os.pread(self._file, nbytes, offset)
         except OSError:
@@ -147,7 +149,7 @@ class RowTables:
             *_, tables_digest, rows = _FOOTER.unpack(footer)
         except (OSError, struct.error):
             return None
-        if footer != _footer(shard, self.recipe_digest, tables_digest, rows):
+        if footer != _footer(shard, self.recipe_digest, tables_digest, rows) or rows * _ENTRY.size > end:
             return None
         return RowTable(file, rows, end - rows * _ENTRY.size)
 
@@ -159,14 +161,15 @@ class RowTables:
                 file.seek(max(0, end - _FOOTER.size))
                 footer = file.read(_FOOTER.size)
                 rows = _FOOTER.unpack(footer)[-1]
-                file.seek(end - _FOOTER.size - rows * _ENTRY.size)
+                start = end - _FOOTER.size - rows * _ENTRY.size
+                if start < 0 or footer != _footer(shard, self.recipe_digest, tables_digest, rows):
+                    return False
+                file.seek(start)
                 tail = file.read(rows * _ENTRY.size + _FOOTER.size)
                 (check,) = _CHECK.unpack(file.read(CHECK_BYTES))
-        except (OSError, struct.error, ValueError):
+        except (OSError, struct.error):
             return False
-        return footer == _footer(shard, self.recipe_digest, tables_digest, rows) and (
-            check == xxhash.xxh3_64_intdigest(tail)
-        )
+        return bool(check == xxhash.xxh3_64_intdigest(tail))
 
 
 def _check(row: bytes, digest: int) -> int:

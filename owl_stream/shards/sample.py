@@ -28,11 +28,12 @@ class Member(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """The members of `shard` that share `key`, in the order of the tar."""
+    """The members of `shard` that share `key`, in the order of the tar; `offset` is where the first header lies."""
 
     shard: str
     key: str
     members: tuple[Member, ...]
+    offset: int = 0
 
 
 def split_name(name: str) -> tuple[str, str] | None:
@@ -137,7 +138,7 @@ def read_sample(shard: str, span: bytes, offset: int) -> Sample:
         raise SampleError(damage.reason, damage.detail, shard=shard, key=key, offset=damage.offset) from damage
     if not members:
         raise _not_whole(shard, offset)
-    return Sample(shard, key, tuple(members))
+    return Sample(shard, key, tuple(members), offset)
 
 
 def _not_whole(shard: str, offset: int) -> SampleError:

@@ -94,7 +94,7 @@ def test_what_is_packed_comes_back(tmp_path: Path, opened: list[Dataset], cut: s
     assert len(seen) == len(rich_samples())
     assert any(encoded.row.truncated for encoded, _, _ in seen)
     for encoded, span, offset in seen:
-        assert same(unpack(pack(encoded), span, offset), encoded), encoded.key
+        assert same(unpack(pack(encoded, offset), span, offset), encoded), encoded.key
 
 
 def test_real_samples_come_back(tmp_path: Path, shared_data: Path, opened: list[Dataset]) -> None:
@@ -106,7 +106,7 @@ def test_real_samples_come_back(tmp_path: Path, shared_data: Path, opened: list[
     opened.append(dataset)
     count = 0
     for encoded, span, offset in encoded_samples(dataset):
-        assert same(unpack(pack(encoded), span, offset), encoded), encoded.key
+        assert same(unpack(pack(encoded, offset), span, offset), encoded), encoded.key
         count += 1
     assert count == dataset.samples
 
@@ -127,7 +127,9 @@ def test_frames_are_the_same_bytes(tmp_path: Path, opened: list[Dataset], layout
     assert sum(made.assembled.tokenised for made in slow) == kept.samples
 
 
-@pytest.mark.parametrize("harm", ["flipped", "vanished", "cut", "another recipe's", "another shard's"])
+@pytest.mark.parametrize(
+    "harm", ["flipped", "rows", "entries", "count", "vanished", "cut", "another recipe's", "another shard's"]
+)
 def test_a_harmed_row_table_changes_nothing_but_time(tmp_path: Path, opened: list[Dataset], harm: str) -> None:
     """While it is served: rows that are not to be had are tokenised, and counted."""
     dataset = make_dataset(tmp_path, [mixed_samples(6), mixed_samples(6, 6)])
@@ -139,6 +141,14 @@ def test_a_harmed_row_table_changes_nothing_but_time(tmp_path: Path, opened: lis
     raw = first.read_bytes()
     if harm == "flipped":
         first.write_bytes(bytes(byte ^ 1 for byte in raw))
+    elif harm == "rows":  # the table opens, and no row in it is right
+        first.write_bytes(bytes(byte ^ 1 for byte in raw[:-200]) + raw[-200:])
+    elif harm == "entries":  # those of two neighbours change places, three times
+        entries, footer = raw[-200:-80], raw[-80:]
+        swapped = b"".join(entries[at + 20 : at + 40] + entries[at : at + 20] for at in range(0, 120, 40))
+        first.write_bytes(raw[:-200] + swapped + footer)
+    elif harm == "count":
+        first.write_bytes(raw[:-9] + b"\x10" + raw[-8:])
     elif harm == "vanished":
         first.unlink()
     elif harm == "cut":
