@@ -6,7 +6,7 @@ import os
 import time
 from pathlib import Path
 
-IDLE_SHARE, _LOOK_S = 0.1, 0.25
+_IDLE_SHARE, _LOOK_S = 0.1, 0.25
 
 _TICK = os.sysconf("SC_CLK_TCK")
 
@@ -45,7 +45,7 @@ def wait_until_idle(pid: int, patience_s: float = 30.0) -> bool:
     while time.monotonic() < ends:
         time.sleep(_LOOK_S)
         before, used = used, cpu_seconds(tree(pid))
-        if used - before < IDLE_SHARE * _LOOK_S:
+        if used - before < _IDLE_SHARE * _LOOK_S:
             return True
     return False
 

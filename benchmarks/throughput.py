@@ -55,16 +55,13 @@ def measure(workload: Workload, *, rounds: int, seconds: float, peers: bool) -> 
 
 def measure_ceiling(workload: Workload, *, rounds: int, seconds: float) -> tuple[list[Line], dict[str, Any]]:
     """The service and bare decoding alone, in many rounds: what lies between them is less than a turn's noise."""
-    images = {name: count for name, count in _images(workload, seconds).items() if name in ("ceiling", "service")}
+    all_images = _images(workload, seconds)
+    images = {name: all_images[name] for name in ("ceiling", "service")}
     turns = take_turns({name: Contender(name, workload) for name in images}, images, WARM[workload.kind], rounds)
     close, floor = ratio(turns, "service", "ceiling"), CEILING_FLOORS[workload.kind]
     line = Line(NUMBERS[workload.kind], f"`{workload.kind}`, end to end / the decode ceiling", close, at_least=floor)
     work = ratio(turns, "ceiling", "service", lambda turn: turn.cpu_s / turn.images)
-    return [line], {
-        "contenders": table(turns),
-        "ratio_of_cpu": vars(work),
-        "by_round": [[turns[name][number].rate for name in images] for number in range(rounds)],
-    }
+    return [line], {"contenders": table(turns), "ratio_of_cpu": vars(work)}
 
 
 def _images(workload: Workload, seconds: float) -> dict[str, int]:

@@ -94,10 +94,11 @@ class RowWriter:
 
 
 class RowTable:
-    """An open row table; whoever opened it closes it."""
+    """An open row table, which belongs to the tables of digest `tables_digest`; whoever opened it closes it."""
 
-    def __init__(self, file: int, rows: int, entries_at: int) -> None:
+    def __init__(self, file: int, rows: int, entries_at: int, tables_digest: bytes) -> None:
         self._file, self._rows, self._entries_at = file, rows, entries_at
+        self.tables_digest = tables_digest
 
     def read(self, number: int, digest: int) -> bytes | None:
         """The row of the shard's good sample `number`, whose xxh3-64 is `digest`; None where it is not to be had."""
@@ -114,6 +115,18 @@ class RowTable:
         except OSError:
             return None
         return row if _check(row, digest) == check else None
+
+    def entries_are_whole(self) -> bool:
+        """Whether entries and footer are as they were written; rows are checked when they are read."""
+        digest, at = xxhash.xxh3_64(), self._entries_at
+        end = at + self._rows * _ENTRY.size + _FOOTER.size
+        try:
+            while piece := os.pread(self._file, min(_COPY_BYTES, end - at), at):
+                digest.update(piece)
+                at += len(piece)
+            return at == end and os.pread(self._file, CHECK_BYTES, end) == _CHECK.pack(digest.intdigest())
+        except OSError:
+            return False
 
     def close(self) -> None:
         """Close the file."""
@@ -142,6 +155,16 @@ class RowTables:
             os.close(file)
         return table
 
+    def is_whole(self, shard: Shard, tables_digest: bytes) -> bool:
+        """Whether the row table of a shard is there, belongs to these tables, and its entries are as written."""
+        table = self.open(shard)
+        if table is None:
+            return False
+        try:
+            return table.tables_digest == tables_digest and table.entries_are_whole()
+        finally:
+            table.close()
+
     def _table(self, shard: Shard, file: int) -> RowTable | None:
         try:
             end = os.fstat(file).st_size - CHECK_BYTES - _FOOTER.size
@@ -151,25 +174,7 @@ class RowTables:
             return None
         if footer != _footer(shard, self.recipe_digest, tables_digest, rows) or rows * _ENTRY.size > end:
             return None
-        return RowTable(file, rows, end - rows * _ENTRY.size)
-
-    def is_whole(self, shard: Shard, tables_digest: bytes) -> bool:
-        """Whether the row table of a shard is there, belongs to these tables, and its entries are as written."""
-        try:
-            with self.path(shard).open("rb") as file:
-                end = file.seek(0, os.SEEK_END) - CHECK_BYTES
-                file.seek(max(0, end - _FOOTER.size))
-                footer = file.read(_FOOTER.size)
-                rows = _FOOTER.unpack(footer)[-1]
-                start = end - _FOOTER.size - rows * _ENTRY.size
-                if start < 0 or footer != _footer(shard, self.recipe_digest, tables_digest, rows):
-                    return False
-                file.seek(start)
-                tail = file.read(rows * _ENTRY.size + _FOOTER.size)
-                (check,) = _CHECK.unpack(file.read(CHECK_BYTES))
-        except (OSError, struct.error):
-            return False
-        return bool(check == xxhash.xxh3_64_intdigest(tail))
+        return RowTable(file, rows, end - rows * _ENTRY.size, tables_digest)
 
 
 def _check(row: bytes, digest: int) -> int:

@@ -200,7 +200,7 @@ def writing(directory: Path) -> Iterator[None]:
     except OSError as exc:
         raise ConfigError(
             f"cannot write the index to {directory}: {exc.strerror}; free space there, or choose a writable directory "
-            "with --index-dir (`keep_rows: false` needs least room, and none where an index without rows is complete)"
+            "with --index-dir; `keep_rows: false` needs less room"
         ) from exc
 
 

@@ -6,7 +6,6 @@ import errno
 import os
 import resource
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -53,15 +52,6 @@ def bad(key: str, seed: int = 0) -> Sample:
 def text(key: str, answer: str = "No picture here.") -> Sample:
     """A sample without images."""
     return key, {"json": chat(("Say something.", answer))}
-
-
-@pytest.fixture
-def opened() -> Iterator[list[Dataset]]:
-    """Datasets to close at the end of a test."""
-    datasets: list[Dataset] = []
-    yield datasets
-    for dataset in datasets:
-        dataset.close()
 
 
 def by_key(made: Made) -> dict[str, int]:

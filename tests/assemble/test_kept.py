@@ -22,15 +22,6 @@ from tests.support.images import damaged_jpeg
 from tests.support.tars import chat, picture, write_shard
 
 
-@pytest.fixture
-def opened() -> Iterator[list[Dataset]]:
-    """Datasets to close at the end of a test."""
-    datasets: list[Dataset] = []
-    yield datasets
-    for dataset in datasets:
-        dataset.close()
-
-
 def rich_samples() -> list[tuple[str, dict[str, bytes]]]:
     """Every kind of medium, long texts that are cut, and an image that no decoder can read."""
     frames = {f"{n}.jpg": picture(30, 30, n) for n in range(3)}

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
+import signal
 from collections import Counter
+from typing import Any
 
 import pytest
 
@@ -89,25 +92,44 @@ def test_who_has_gone_is_not_waited_for(dataset: Dataset) -> None:
 
 
 def test_a_consumer_that_asks_for_much_starves_nobody(dataset: Dataset) -> None:
-    """One asks for many frames at once, and then another for one at a time: they take turns."""
+    """One asks for eight frames at once, and then another for one at a time: they take turns.
+
+    The worker stands still while somebody asks, so how long a frame takes makes no difference.
+    """
 
     async def run() -> None:
-        order: list[str] = []
+        counts: Counter[str] = Counter()
+        waiting: asyncio.Queue[int] = asyncio.Queue()
 
-        async def ask(name: str, step: int, consumer: Consumer, rank: int) -> None:
-            await read(engine, dataset, step, consumer, rank)
-            order.append(name)
+        async def ask_greedily(step: int) -> None:
+            await read(engine, dataset, step, greedy)
+            counts["greedy"] += 1
+
+        async def ask_modestly(step: int) -> int:
+            await read(engine, dataset, step, modest, rank=1)
+            os.kill(worker, signal.SIGSTOP)
+            return counts["greedy"]
 
         async with running(ProcessEngine(1)) as engine:
             greedy, modest = Consumer(dataset), Consumer(dataset)
             await read(engine, dataset, 0, modest, rank=1)  # the worker has started
-            many = dataset.steps_per_epoch
-            assert many >= 8
-            asked = [asyncio.create_task(ask("greedy", step, greedy, 0)) for step in range(many)]
-            await asyncio.sleep(0)
-            await ask("modest", 1, modest, 1)
-            # Small frames are made faster than it can ask again, so only its first one tells.
-            assert Counter(order)["greedy"] < many
+            (worker,), put = engine.processes, engine._errands.put
+
+            def told(errand: Any, consumer: int, cost: int) -> None:
+                put(errand, consumer, cost)
+                waiting.put_nowait(consumer)
+
+            engine._errands.put = told  # type: ignore[method-assign] # to know when an errand waits
+            os.kill(worker, signal.SIGSTOP)
+            asked = [asyncio.create_task(ask_greedily(step)) for step in range(8)]
+            assert [await waiting.get() for _ in asked] == [greedy.number] * 8
+            for step in range(1, 4):
+                one = asyncio.create_task(ask_modestly(step))
+                assert await waiting.get() == modest.number
+                os.kill(worker, signal.SIGCONT)
+                # Two are in the worker's hands when it goes on, and nobody gets ahead of those.
+                assert await one <= 2 * step
+            os.kill(worker, signal.SIGCONT)
             await asyncio.gather(*asked)
 
     asyncio.run(run())

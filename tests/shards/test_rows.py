@@ -10,9 +10,10 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from owl_stream.shards import Index, IndexPlace, RowTables, Shard, build_index, find_shards
+from owl_stream.shards import Index, IndexPlace, MeasureFactory, RowTables, Shard, build_index, find_shards
 from owl_stream.shards import rows as rows_module
 from tests.shards.measures import Recording, even_only_kept, key_kept
 from tests.shards.test_build import ENVIRON, index_files
@@ -28,15 +29,21 @@ def one_shard(base: Path, samples: int = 6) -> Shard:
     return shard
 
 
-def build(base: Path, measure: object = key_kept, **settings: object) -> Index:
+def build(base: Path, measure: MeasureFactory = key_kept, *, processes: int = 0, keep_rows: bool = True) -> Index:
     """An index of `s-*.tar` with row tables beside it."""
-    options = {"processes": 0, "on_bad_sample": "mask", "keep_rows": True, **settings}
-    return build_index(find_shards(["s-*.tar"], base), measure, "r", None, **options)  # type: ignore[arg-type]
+    shards = find_shards(["s-*.tar"], base)
+    return build_index(shards, measure, "r", None, processes=processes, on_bad_sample="mask", keep_rows=keep_rows)
+
+
+def digests_of(index: Index) -> list[int]:
+    """Every sample's digest, in order of ids."""
+    digests: list[int] = index.spans(np.arange(index.samples)).digest.tolist()
+    return digests
 
 
 def rows_of(index: Index, tables: RowTables = TABLES) -> list[bytes | None]:
     """Every sample's row, in order of ids."""
-    spans = index.spans(range(index.samples))  # type: ignore[arg-type] # anything that an array can be made of
+    spans = index.spans(np.arange(index.samples))
     rows = []
     for shard, number, digest in zip(spans.shard, spans.number, spans.digest, strict=True):
         table = tables.open(index.shards[shard])
@@ -81,7 +88,7 @@ def test_no_row_passes_for_another(tmp_path: Path) -> None:
     """The sample's digest is part of the check, so a number that means another sample now finds nothing."""
     shard = one_shard(tmp_path)
     with build(tmp_path) as index:
-        digests = [int(digest) for digest in index.spans(range(6)).digest]  # type: ignore[arg-type]
+        digests = digests_of(index)
     table = TABLES.open(shard)
     assert table is not None
     found = [[table.read(number, digest) is not None for digest in digests] for number in range(6)]
@@ -111,7 +118,7 @@ def test_a_file_that_was_cut_gives_what_it_can(tmp_path: Path) -> None:
     shard = one_shard(tmp_path)
     with build(tmp_path) as index:
         path, right = TABLES.path(shard), rows_of(index)
-        raw, digests = path.read_bytes(), [int(digest) for digest in index.spans(range(6)).digest]  # type: ignore[arg-type]
+        raw, digests = path.read_bytes(), digests_of(index)
         table = TABLES.open(shard)
         assert table is not None
         for length in range(len(raw) - 1, -1, -1):
@@ -120,6 +127,19 @@ def test_a_file_that_was_cut_gives_what_it_can(tmp_path: Path) -> None:
             got = [table.read(number, digest) for number, digest in enumerate(digests)]
             assert all(row in (None, expected) for row, expected in zip(got, right, strict=True)), length
         table.close()
+
+
+def test_an_entry_cannot_ask_for_any_amount_of_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Longer than any recipe allows is damage, and is not read to find out."""
+    shard = one_shard(tmp_path)
+    with build(tmp_path) as index:
+        (digest, *_) = digests_of(index)
+    table = TABLES.open(shard)
+    assert table is not None
+    assert table.read(0, digest) == b"row of 0000"
+    monkeypatch.setattr(rows_module, "_MOST_ROW_BYTES", 10)
+    assert table.read(0, digest) is None
+    table.close()
 
 
 def test_a_table_of_something_else_is_not_opened(tmp_path: Path) -> None:
@@ -221,7 +241,7 @@ test_rows.build(Path(sys.argv[1]), dying)
 """
 
 
-def test_a_killed_indexing_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_indexing_that_is_killed_while_it_scans_leaves_nothing_behind(tmp_path: Path) -> None:
     """What it had gathered has no name, so the kernel takes it back."""
     one_shard(tmp_path)
     run = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], check=False, env=ENVIRON)
