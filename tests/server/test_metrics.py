@@ -86,6 +86,15 @@ def test_the_counters_say_what_was_sent(counted: ServerProcess) -> None:
     assert value(counted, "owl_stream_assembly_seconds_count") == len(headers)
 
 
+def test_rows_that_workers_tokenise_are_counted(counted: ServerProcess, tmp_path: Path) -> None:
+    """None where indexing has kept them, all where it was told not to."""
+    assert value(counted, "owl_stream_tokenised_rows_total", dataset="train") == 0
+    with ServerProcess(small_dataset(tmp_path, server={"workers": 1}, keep_rows=False)) as server:
+        get(server.url + STREAM)
+        rows = value(server, "owl_stream_rows_total", status="ok")
+        assert value(server, "owl_stream_tokenised_rows_total", dataset="train") == rows == 40
+
+
 def test_every_stage_has_its_seconds(counted: ServerProcess) -> None:
     """Work in the workers, waiting for one, and sending."""
     for stage in ("read", "decode", "resize", "tokenise", "collate", "hash", "queue", "send"):

@@ -15,6 +15,7 @@ import pytest
 
 from owl_stream.shards import Index, IndexPlace, MeasureFactory, RowTables, Shard, build_index, find_shards
 from owl_stream.shards import rows as rows_module
+from owl_stream.shards.tables import load_tables
 from tests.shards.measures import Recording, even_only_kept, key_kept
 from tests.shards.test_build import ENVIRON, index_files
 from tests.support.tars import write_shard
@@ -127,6 +128,16 @@ def test_a_file_that_was_cut_gives_what_it_can(tmp_path: Path) -> None:
             got = [table.read(number, digest) for number, digest in enumerate(digests)]
             assert all(row in (None, expected) for row, expected in zip(got, right, strict=True)), length
         table.close()
+
+
+def test_a_row_table_belongs_to_the_tables_it_was_made_with(tmp_path: Path) -> None:
+    """Of the same shard file and recipe, but of another scan, its numbers may mean other samples."""
+    shard = one_shard(tmp_path)
+    build(tmp_path).close()
+    tables = load_tables(TABLES.place, shard, TABLES.recipe_digest)
+    assert tables is not None
+    assert TABLES.is_whole(shard, tables.digest)
+    assert not TABLES.is_whole(shard, bytes(len(tables.digest)))
 
 
 def test_an_entry_cannot_ask_for_any_amount_of_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
