@@ -6,13 +6,14 @@ import asyncio
 import gc
 import os
 import signal
-from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from owl_stream.assemble import Dataset
 from owl_stream.engine import Consumer, Coordinate, ProcessEngine
+from owl_stream.engine.fair import FairQueue
 from owl_stream.errors import RequestError
 from tests.engine.conftest import running
 
@@ -91,44 +92,58 @@ def test_who_has_gone_is_not_waited_for(dataset: Dataset) -> None:
     asyncio.run(run())
 
 
-def test_a_consumer_that_asks_for_much_starves_nobody(dataset: Dataset) -> None:
-    """One asks for eight frames at once, and then another for one at a time: they take turns.
+class WatchedQueue(FairQueue[Any]):
+    """Notes to whom work is given out, and who asks for it when so much has been given out."""
 
-    The worker stands still while somebody asks, so how long a frame takes makes no difference.
+    def __init__(self) -> None:
+        super().__init__()
+        self.given: list[int] = []
+        self.asked: asyncio.Queue[tuple[int, int]] = asyncio.Queue()
+        self._consumers: dict[int, int] = {}
+
+    def put(self, item: Any, consumer: int, cost: float) -> None:
+        """Ask."""
+        self._consumers[id(item)] = consumer
+        self.asked.put_nowait((consumer, len(self.given)))
+        super().put(item, consumer, cost)
+
+    async def get(self, leave: Callable[[], int] = lambda: 0) -> Any:
+        """Give out."""
+        item = await super().get(leave)
+        self.given.append(self._consumers.pop(id(item)))
+        return item
+
+
+def test_a_consumer_that_asks_for_much_starves_nobody(dataset: Dataset) -> None:
+    """One asks for many frames at once, and then another for one at a time: at most one gets ahead of it each time.
+
+    The worker stands still while somebody asks, so that work waits, however little time a frame takes.
     """
 
     async def run() -> None:
-        counts: Counter[str] = Counter()
-        waiting: asyncio.Queue[int] = asyncio.Queue()
-
-        async def ask_greedily(step: int) -> None:
-            await read(engine, dataset, step, greedy)
-            counts["greedy"] += 1
-
-        async def ask_modestly(step: int) -> int:
-            await read(engine, dataset, step, modest, rank=1)
-            os.kill(worker, signal.SIGSTOP)
-            return counts["greedy"]
-
         async with running(ProcessEngine(1)) as engine:
+            queue = engine._errands = WatchedQueue()
             greedy, modest = Consumer(dataset), Consumer(dataset)
             await read(engine, dataset, 0, modest, rank=1)  # the worker has started
-            (worker,), put = engine.processes, engine._errands.put
+            (worker,) = engine.processes
+            await queue.asked.get()
 
-            def told(errand: Any, consumer: int, cost: int) -> None:
-                put(errand, consumer, cost)
-                waiting.put_nowait(consumer)
+            async def ask_modestly(step: int) -> None:
+                await read(engine, dataset, step, modest, rank=1)
+                os.kill(worker, signal.SIGSTOP)
 
-            engine._errands.put = told  # type: ignore[method-assign] # to know when an errand waits
             os.kill(worker, signal.SIGSTOP)
-            asked = [asyncio.create_task(ask_greedily(step)) for step in range(8)]
-            assert [await waiting.get() for _ in asked] == [greedy.number] * 8
+            many = [(step, epoch) for epoch in range(2) for step in range(8)]
+            asked = [asyncio.create_task(read(engine, dataset, step, greedy, 0, epoch)) for step, epoch in many]
+            assert [(await queue.asked.get())[0] for _ in asked] == [greedy.number] * 16
             for step in range(1, 4):
                 one = asyncio.create_task(ask_modestly(step))
-                assert await waiting.get() == modest.number
+                consumer, given = await queue.asked.get()
+                assert consumer == modest.number
                 os.kill(worker, signal.SIGCONT)
-                # Two are in the worker's hands when it goes on, and nobody gets ahead of those.
-                assert await one <= 2 * step
+                await one
+                assert modest.number in queue.given[given : given + 2]
+            assert queue.given.count(greedy.number) < 16
             os.kill(worker, signal.SIGCONT)
             await asyncio.gather(*asked)
 
