@@ -17,7 +17,7 @@ from owl_stream.assemble.tokenizer import TokenizerFile
 from owl_stream.config import PlanSettings, Recipe
 from owl_stream.plan import PLAN_VERSION
 
-MEASURE_VERSION = 1
+MEASURE_VERSION = 2
 """Raise it when a sample's text, tokens, crops or acceptance change, or the form in which rows are kept: all
 is measured again."""
 
