@@ -35,7 +35,7 @@ from tests.support.tars import chat, picture, write_shard
 from tests.support.tokenizer import small_tokenizer
 
 STREAM = "/v1/datasets/train/stream"
-PREFETCH_BYTES = 96 << 20
+PREFETCH_BYTES = 192 << 20
 """A server's default."""
 
 LEAST_RATIO = 0.95

@@ -15,7 +15,7 @@ from benchmarks.report import Line
 from benchmarks.rounds import Rounds, ratio, take_turns
 from benchmarks.workload import Kind, Workload
 
-WARM: dict[Kind, int] = {"plain": 320, "cut": 64}
+WARM: dict[Kind, int] = {"plain": 768, "cut": 128}
 """Images read before a turn counts: more than may have waited in queues since the last one."""
 FLOORS: dict[Kind, dict[str, float]] = {"plain": {"usual": 2.7, "equal": 1.3}, "cut": {"usual": 3.0, "equal": 1.0}}
 CEILING_FLOORS: dict[Kind, float] = {"plain": 0.82, "cut": 0.70}

@@ -61,7 +61,7 @@ def measure(workload: Workload, *, rounds: int, passes: int = 2) -> tuple[list[L
     digested: list[Pass] = []
     # One epoch must fit what is kept for others to come.
     shards = [str(path) for path in (workload.shards if workload.kind == "plain" else workload.shards[:1])]
-    settings = {"share_bytes": 2 << 30, "prefetch_bytes": 96 << 20}
+    settings = {"share_bytes": 2 << 30}
     with ExitStack() as stack:
         service = stack.enter_context(Service(workload, server=settings, shards=shards))
         bare_sender = stack.enter_context(BareSender(FRAME_BYTES[workload.kind]))

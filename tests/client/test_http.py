@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import pickle
 import socket
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 
 from owl_client import OwlStreamDataset, Timeouts
+from owl_client.body import WINDOW_BYTES, fast_body
 from owl_client.connection import HttpTransport, Token
 from owl_stream.errors import (
     ConfigError,
@@ -236,3 +238,21 @@ def test_importing_the_client_imports_nothing_of_the_servers() -> None:
         "print(sorted({'fastapi', 'webdataset', 'pydantic', 'tokenizers', 'PIL', 'yaml'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout.strip() == b"[]"
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_WINDOW_CLAMP"), reason="windows are bounded on Linux")
+@pytest.mark.parametrize(("client", "bounded"), [("127.0.0.1", True), ("127.0.0.2", False)])
+def test_a_server_on_the_same_machine_sends_a_little_ahead(client: str, bounded: bool) -> None:
+    """Where both ends have one address the receive window is bounded; across a distance the kernel chooses it."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        socket.create_connection(listener.getsockname(), source_address=(client, 0)) as sock,
+        listener.accept()[0] as peer,
+    ):
+        peer.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nabcd\r\n")
+        with http.client.HTTPResponse(sock) as response:
+            response.begin()
+            body, got = fast_body(response, sock, 5.0), memoryview(bytearray(4))
+            assert body.readinto(got) == 4
+            assert bytes(got) == b"abcd"
+        assert (sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_WINDOW_CLAMP) == WINDOW_BYTES) is bounded
