@@ -6,9 +6,11 @@ import asyncio
 import socket
 from typing import Any
 
+import pytest
 import uvicorn
 
 from owl_stream.server.delivery import CHUNK_BYTES
+from owl_stream.server.direct import DirectSocket
 from owl_stream.server.protocol import limited_protocol
 
 CHUNKS = 64
@@ -53,3 +55,36 @@ def test_the_transport_copies_what_it_is_handed() -> None:
     size = b"%x\r\n" % CHUNK_BYTES
     expected = b"".join(size + bytes([number]) * CHUNK_BYTES + b"\r\n" for number in range(CHUNKS))
     assert body == expected + b"0\r\n\r\n"
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_CONGESTION"), reason="congestion control is chosen on Linux")
+@pytest.mark.parametrize(("client", "at_home"), [("127.0.0.1", True), ("127.0.0.2", False)])
+def test_frames_are_not_paced_where_both_ends_have_one_address(client: str, at_home: bool) -> None:
+    """There the direct socket chooses Reno, whatever the system's default is; across a distance it chooses nothing."""
+
+    async def run() -> bytes:
+        chosen: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+        async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            with DirectSocket(writer.transport):
+                chosen.set_result(congestion_control(writer.get_extra_info("socket")))
+            writer.close()
+
+        server = await asyncio.start_server(accept, "127.0.0.1", 0)
+        async with server:
+            host, port = server.sockets[0].getsockname()
+            _, writer = await asyncio.open_connection(host, port, local_addr=(client, 0))
+            found = await chosen
+            writer.close()
+        return found
+
+    factory = uvicorn.Config(scribbling_app, loop="uvloop").get_loop_factory()
+    with asyncio.Runner(loop_factory=factory) as runner:
+        found = runner.run(run())
+    with socket.socket() as fresh:
+        assert found == (b"reno" if at_home else congestion_control(fresh))
+
+
+def congestion_control(sock: socket.socket) -> bytes:
+    """The name of what paces a socket."""
+    return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16).rstrip(b"\0")
