@@ -5,6 +5,7 @@ A memfd has no name, so nothing outlives the processes that hold it, however the
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 CONTROL_BYTES = 64
 """Head of a slab, written by the worker while it works: which row it is at. The frame's memory begins behind it."""
 
-GRANULARITY = 1 << 20
+SMALLEST = 1 << 20
 MAX_SLACK = 4
 """A free slab is used for a frame down to a quarter of its size; untouched pages of it cost nothing."""
 
@@ -27,6 +28,29 @@ class Slab:
     map: mmap.mmap
     nbytes: int
 
+    @classmethod
+    def make(cls, number: int, nbytes: int) -> Slab:
+        """Fresh memory.
+
+        Raises:
+            OSError: there is no memory or no descriptor for it.
+        """
+        fd = os.memfd_create("owl-stream-frame", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        try:
+            os.ftruncate(fd, nbytes)
+            # It keeps its size: whoever maps it need not fear that a page of it goes.
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+            os.fchmod(fd, 0o400)  # else another user who is shown it could open it anew for writing
+            return cls(number, fd, mmap.mmap(fd, nbytes), nbytes)
+        except BaseException:
+            os.close(fd)
+            raise
+
+    def close(self) -> None:
+        """Let go of the memory; whoever was shown it keeps it."""
+        self.map.close()
+        os.close(self.fd)
+
     @property
     def memory(self) -> memoryview:
         """The part that a frame may fill."""
@@ -36,6 +60,10 @@ class Slab:
     def row(self) -> int:
         """The row that the worker was at, -1 for none."""
         return int.from_bytes(self.map[:8], "little") - 1
+
+    def open_readonly(self) -> int:
+        """A descriptor for somebody else, who can read the slab but neither write nor resize it."""
+        return os.open(f"/proc/self/fd/{self.fd}", os.O_RDONLY | os.O_CLOEXEC)
 
     def reset(self) -> None:
         """Forget the row of an earlier job."""
@@ -56,7 +84,7 @@ class SlabPool:
 
     def take(self, frame_bytes: int) -> Slab:
         """A slab with room for a frame of `frame_bytes`."""
-        need = -(-(frame_bytes + CONTROL_BYTES) // GRANULARITY) * GRANULARITY
+        need = _capacity(frame_bytes + CONTROL_BYTES)
         fitting = [slab for slab in self._free if need <= slab.nbytes <= need * MAX_SLACK]
         if not fitting:
             return self._make(need)
@@ -77,13 +105,7 @@ class SlabPool:
             self._drop(self._free.pop())
 
     def _make(self, nbytes: int) -> Slab:
-        fd = os.memfd_create("owl-stream-frame", os.MFD_CLOEXEC)
-        try:
-            os.ftruncate(fd, nbytes)
-            slab = Slab(self._made, fd, mmap.mmap(fd, nbytes), nbytes)
-        except BaseException:
-            os.close(fd)
-            raise
+        slab = Slab.make(self._made, nbytes)
         self._made += 1
         self.nbytes += nbytes
         return slab
@@ -91,5 +113,14 @@ class SlabPool:
     def _drop(self, slab: Slab) -> None:
         self._on_drop(slab.number)
         self.nbytes -= slab.nbytes
-        slab.map.close()
-        os.close(slab.fd)
+        slab.map.madvise(mmap.MADV_REMOVE)  # whoever was shown it must not keep the pages from the system
+        slab.close()
+
+
+def _capacity(nbytes: int) -> int:
+    """`nbytes` rounded up to a power of two or half-way between two, so that frames of like size fit the same slabs.
+
+    Were each as large as its frame, ever more of them would be made, until every size had as many as there ever were.
+    """
+    half = 1 << max(SMALLEST, nbytes - 1).bit_length() - 2
+    return max(SMALLEST, -(-nbytes // half) * half)

@@ -16,7 +16,7 @@ import pytest
 from owl_stream.assemble import AssemblerFactory, Dataset
 from owl_stream.engine import Coordinate, Engine, InlineEngine, ProcessEngine
 from owl_stream.engine.handle import WorkerDiedError, WorkerHandle
-from owl_stream.engine.slabs import SlabPool
+from owl_stream.engine.slabs import CONTROL_BYTES, SlabPool
 from owl_stream.errors import ReadError, WorkerError
 from owl_stream.wire import BatchHeader, parse_frames
 from tests.engine.conftest import open_small, running
@@ -259,4 +259,17 @@ def test_slabs_are_reused_and_bounded() -> None:
     pool.give(large)
     assert dropped == [first.number, large.number]
     assert pool.nbytes == 0
+    pool.close()
+
+
+@pytest.mark.parametrize("sizes", [(14_200_000, 16_700_000), (1, 1 << 20), (3_200_000, 4_000_000)])
+def test_frames_of_like_size_use_the_same_slabs(sizes: tuple[int, int]) -> None:
+    """Whatever order they come in: there are never more slabs than frames at a time, and a slab holds any of them."""
+    pool = SlabPool(keep_bytes=1 << 30, on_drop=lambda number: None)
+    smallest, largest = sizes
+    for size in (smallest, largest - CONTROL_BYTES, (smallest + largest) // 2, smallest, largest - CONTROL_BYTES):
+        slab = pool.take(size)
+        assert slab.number == 0
+        assert slab.memory.nbytes >= size
+        pool.give(slab)
     pool.close()
