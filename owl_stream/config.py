@@ -110,6 +110,7 @@ class ServerConfig(_Frozen):
     max_streams_per_token: int | None = Field(None, ge=1, le=4096, description="None: only max_streams counts")
     max_connections: int = Field(4096, ge=4, le=1 << 20, description="past it the longest silent one makes room")
     prefetch_bytes: int = Field(192 << 20, ge=1, description="per stream, assembled ahead of the reader")
+    shared_memory: bool = Field(True, description="readers on this machine copy frames from memory, not from a socket")
     cache: CacheConfig | None = Field(None, description="None: every epoch decodes anew")
     share_bytes: int = Field(128 << 20, ge=0, description="finished frames kept for consumers a little behind others")
     max_frame_bytes: int = Field(256 << 20, ge=1 << 10, le=2**32 - 1, description="a u32 holds it on the wire")

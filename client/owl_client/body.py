@@ -13,6 +13,9 @@ import ssl
 import struct
 from typing import Protocol
 
+from owl_client.memory import ServerMemory, same_machine
+from owl_stream.wire import MEMORY_EXTENSION, MemoryPlace
+
 _BUFFER_BYTES = 1 << 14
 """Read ahead where little is asked for. A larger request goes past the buffer."""
 
@@ -31,34 +34,34 @@ class Body(Protocol):
         ...
 
 
-def fast_body(response: http.client.HTTPResponse, sock: socket.socket, read_s: float) -> Body:
+def fast_body(
+    response: http.client.HTTPResponse, sock: socket.socket, read_s: float, memory: ServerMemory | None = None
+) -> Body:
     """The response's body: read from `sock` directly where that is possible, else by the response itself.
 
-    From here on nobody else may read the response. `read_s` is how long one byte may be waited for.
+    From here on nobody else may read the response. `read_s` is how long one byte may be waited for, `memory` where the
+    server leaves what it does not send.
     """
     if os.name != "posix" or isinstance(sock, ssl.SSLSocket) or not response.chunked or response.fp is None:
         return response
-    if _same_machine(sock):
+    if same_machine(sock):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_WINDOW_CLAMP, WINDOW_BYTES)
     sock.settimeout(None)  # with a timeout of its own Python would make the socket non-blocking, and MSG_WAITALL idle
     seconds = int(read_s)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", seconds, int((read_s - seconds) * 1e6)))
-    return ChunkedBody(response, sock)
-
-
-def _same_machine(sock: socket.socket) -> bool:
-    """Whether both ends have one address; False where a window cannot be bounded, which is all but Linux."""
-    try:
-        return hasattr(socket, "TCP_WINDOW_CLAMP") and sock.getsockname()[0] == sock.getpeername()[0]
-    except OSError:  # broken already: whoever reads from it will hear of it
-        return False
+    return ChunkedBody(response, sock, memory)
 
 
 class ChunkedBody:
-    """The chunks (RFC 9112, 7.1) of an answer whose head has been read by `response`."""
+    """The chunks (RFC 9112, 7.1) of an answer whose head has been read by `response`.
 
-    def __init__(self, response: http.client.HTTPResponse, sock: socket.socket) -> None:
-        self._response, self._sock = response, sock
+    With `memory`, a chunk may say where a frame lies instead of holding it; it reads like any other.
+    """
+
+    def __init__(
+        self, response: http.client.HTTPResponse, sock: socket.socket, memory: ServerMemory | None = None
+    ) -> None:
+        self._response, self._sock, self._server = response, sock, memory
         self._memory = memoryview(bytearray(_BUFFER_BYTES))
         self._ahead = self._memory[:0]
         self._left = 0
@@ -70,10 +73,14 @@ class ChunkedBody:
         Raises:
             IncompleteRead: the connection closed inside the body.
             HTTPException: these are no chunks.
+            FrameError: the server names memory that it has not shown.
             OSError: the connection broke, or was silent for too long (TimeoutError).
         """
-        while not self._left and not self._ended:
+        memory = self._server
+        while not (self._left or self._ended or (memory and memory.left)):
             self._begin_chunk()
+        if memory and memory.left:
+            return memory.readinto(buffer)
         if self._ended:
             return 0
         got = self._take(buffer[: self._left])
@@ -84,7 +91,7 @@ class ChunkedBody:
         if self._begun and self._line():
             raise http.client.HTTPException("expected a line's end behind a chunk")
         self._begun = True
-        size = self._line().split(b";", 1)[0].strip()
+        size, _, extension = map(bytes.strip, self._line().partition(b";"))
         try:
             self._left = int(size, 16)
         except ValueError:
@@ -95,6 +102,17 @@ class ChunkedBody:
             while self._line():
                 pass
             self._ended = True
+        elif extension == MEMORY_EXTENSION and self._server is not None:
+            self._server.begin(MemoryPlace.from_bytes(self._whole_chunk()))
+
+    def _whole_chunk(self) -> bytes:
+        """The content of a small chunk."""
+        if self._left > _MAX_LINE_BYTES:
+            raise http.client.HTTPException(f"expected a place in memory, got a chunk of {self._left} bytes")
+        content = bytearray(self._left)
+        while self._left:
+            self._left -= self._take(memoryview(content)[-self._left :])
+        return bytes(content)
 
     def _line(self) -> bytes:
         """The next line without its end."""

@@ -15,10 +15,11 @@ from urllib.parse import quote, urlencode, urlsplit
 
 from owl_client.answers import error_from_answer
 from owl_client.body import Body, fast_body
+from owl_client.memory import Meeting, ServerMemory
 from owl_client.response import WholeResponse
 from owl_client.transport import Description, Interrupt, StreamRequest
 from owl_stream.errors import ConfigError, OwlStreamError, PeerGoneError, ServerError
-from owl_stream.wire import MEDIA_TYPE
+from owl_stream.wire import MEDIA_TYPE, MEMORY_HEADER
 
 TOKEN_VARIABLE = "OWL_TOKEN"
 MAX_ANSWER_BYTES = 4 << 20
@@ -140,10 +141,14 @@ class HttpTransport:
     def open(self, url: str, request: StreamRequest, interrupt: Interrupt) -> HttpByteStream:
         """See `Transport.open`."""
         path = f"/v1/datasets/{quote(request.dataset, safe='')}/stream?{urlencode(request.query())}"
-        with self._translated(url):
-            connection, response = self._get(url, path, interrupt, request.report)
-            body = fast_body(response, response.sock, self.timeouts.read_s)
-        stream = HttpByteStream(url, connection, response, body, interrupt)
+        with self._translated(url), Meeting() as meeting:
+            connection, response = self._get(url, path, interrupt, request.report, meeting)
+            stream = HttpByteStream(url, connection, response, interrupt)
+            try:
+                stream.begin(self.timeouts.read_s, meeting.accept(response.headers.get(MEMORY_HEADER)))
+            except BaseException:
+                stream.close()
+                raise
         media_type, coding = response.headers.get_content_type(), response.headers.get("Content-Encoding", "identity")
         if media_type != MEDIA_TYPE or coding != "identity":
             stream.close()
@@ -153,7 +158,12 @@ class HttpTransport:
         return stream
 
     def _get(
-        self, url: str, path: str, interrupt: Interrupt, report: Iterable[tuple[str, float]] = ()
+        self,
+        url: str,
+        path: str,
+        interrupt: Interrupt,
+        report: Iterable[tuple[str, float]] = (),
+        meeting: Meeting | None = None,
     ) -> tuple[http.client.HTTPConnection, WholeResponse]:
         parts = urlsplit(url)
         connection = self._connection(parts.scheme, parts.hostname or "", parts.port)
@@ -163,7 +173,8 @@ class HttpTransport:
             sock: socket.socket = connection.sock  # http.client lets go of it once it has the answer's head
             sock.settimeout(self.timeouts.read_s)
             with interrupt.waking(lambda: _shut_down(sock)):
-                connection.request("GET", parts.path + path, headers=self._headers(report))
+                offer = meeting.offer(sock) if meeting and parts.scheme == "http" else {}
+                connection.request("GET", parts.path + path, headers={**self._headers(report), **offer})
                 response = connection.getresponse()
                 assert isinstance(response, WholeResponse)
                 if response.status != 200:
@@ -207,12 +218,17 @@ class HttpByteStream:
         self,
         url: str,
         connection: http.client.HTTPConnection,
-        response: http.client.HTTPResponse,
-        body: Body,
+        response: WholeResponse,
         interrupt: Interrupt,
     ) -> None:
         self._url, self._connection, self._response, self._interrupt = url, connection, response, interrupt
-        self._body = body
+        self._body: Body = response
+        self._memory: ServerMemory | None = None
+
+    def begin(self, read_s: float, memory: ServerMemory | None) -> None:
+        """Read the body from the socket itself, and frames from `memory`, from here on; `read_s` as in `Timeouts`."""
+        self._memory = memory
+        self._body = fast_body(self._response, self._response.sock, read_s, memory)
 
     def readinto(self, buffer: memoryview) -> int:
         """See `ByteStream.readinto`."""
@@ -224,6 +240,8 @@ class HttpByteStream:
     def close(self) -> None:
         """See `ByteStream.close`."""
         self._interrupt.on_set(None)
+        if self._memory is not None:
+            self._memory.close()
         self._response.close()
         self._connection.close()
 

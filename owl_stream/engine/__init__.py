@@ -7,6 +7,17 @@ from owl_stream.engine.consumer import Consumer
 from owl_stream.engine.coordinate import Coordinate
 from owl_stream.engine.inline import InlineEngine
 from owl_stream.engine.processes import ProcessEngine
-from owl_stream.engine.shared import Engine, EngineStatistics, FrameLease
+from owl_stream.engine.shared import Engine, EngineStatistics, FrameLease, SharedPlace
+from owl_stream.engine.slabs import Slab
 
-__all__ = ["Consumer", "Coordinate", "Engine", "EngineStatistics", "FrameLease", "InlineEngine", "ProcessEngine"]
+__all__ = [
+    "Consumer",
+    "Coordinate",
+    "Engine",
+    "EngineStatistics",
+    "FrameLease",
+    "InlineEngine",
+    "ProcessEngine",
+    "SharedPlace",
+    "Slab",
+]

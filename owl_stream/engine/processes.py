@@ -19,8 +19,8 @@ from owl_stream.engine.consumer import Consumer
 from owl_stream.engine.cores import usable_cores
 from owl_stream.engine.fair import FairQueue
 from owl_stream.engine.handle import WorkerDiedError, WorkerHandle
-from owl_stream.engine.shared import Engine, EngineStatistics, Memory
-from owl_stream.engine.slabs import Slab, SlabPool
+from owl_stream.engine.shared import Engine, EngineStatistics, Memory, SharedPlace
+from owl_stream.engine.slabs import CONTROL_BYTES, Slab, SlabPool
 from owl_stream.errors import OwlStreamError, ReadError, TemporaryError, WorkerError
 
 log = logging.getLogger("owl_stream.engine")
@@ -62,6 +62,8 @@ class ProcessEngine(Engine):
     `job_timeout_s` is wall time: a worker that takes longer waits for storage, is killed, and the frame is a
     retryable error. `sample_cpu_s` is CPU time: a decoder that takes longer is killed by the kernel, and blamed.
     """
+
+    shares_memory = True
 
     def __init__(
         self,
@@ -193,7 +195,8 @@ class ProcessEngine(Engine):
             view.release()
             self._slabs.give(slab)
 
-        return Memory(view, assembled, release)
+        place = SharedPlace(slab, CONTROL_BYTES + assembled.start, assembled.nbytes)
+        return Memory(view, assembled, release, place)
 
     def _condemned_in(self, job: Job) -> dict[int, str]:
         rows = [row for row in (*job.rows, *job.spares) if row is not None]

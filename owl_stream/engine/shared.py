@@ -15,6 +15,7 @@ from owl_stream.assemble import Assembled, Dataset, Job
 from owl_stream.engine.consumer import Consumer
 from owl_stream.engine.coordinate import Coordinate
 from owl_stream.engine.recent import RecentFrames
+from owl_stream.engine.slabs import Slab
 from owl_stream.errors import OwlStreamError, TemporaryError, WorkerError
 
 
@@ -40,13 +41,26 @@ class EngineStatistics:
     kept_bytes: int = 0
 
 
+@dataclass(frozen=True)
+class SharedPlace:
+    """Where in shared memory a frame lies: `nbytes` bytes from `start` of a slab."""
+
+    slab: Slab
+    start: int
+    nbytes: int
+
+
 @dataclass
 class Memory:
-    """A whole frame in memory that somebody owns; `release` gives the memory back and makes `view` invalid."""
+    """A whole frame in memory that somebody owns; `release` gives the memory back and makes `view` invalid.
+
+    `place` is where other processes find it, if they can.
+    """
 
     view: memoryview
     assembled: Assembled
     release: Callable[[], None]
+    place: SharedPlace | None = None
 
     @property
     def nbytes(self) -> int:
@@ -73,6 +87,11 @@ class FrameLease:
     def view(self) -> memoryview:
         """The frame's bytes, uint8 [nbytes]; do not keep slices of it beyond the lease."""
         return self._memory.view
+
+    @property
+    def place(self) -> SharedPlace | None:
+        """Where other processes find the frame, for as long as the lease lasts; None in memory that is not shared."""
+        return self._memory.place
 
     @property
     def assembled(self) -> Assembled:
@@ -110,6 +129,9 @@ class Engine(ABC):
     waiter that is cancelled disturbs neither the assembly nor the other waiters. Failures are not kept: the next one
     begins anew.
     """
+
+    shares_memory = False
+    """Whether frames lie where other processes can find them."""
 
     def __init__(self, share_bytes: int = 0) -> None:
         self._assemblies: dict[tuple[str, Coordinate], _Assembly] = {}

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -19,11 +19,14 @@ from owl_stream.assemble import Dataset
 from owl_stream.engine import Consumer, Coordinate, Engine, FrameLease
 from owl_stream.errors import DrainingError, OwlStreamError, TemporaryError
 from owl_stream.server.direct import DirectSocket
+from owl_stream.server.handover import Handover
 from owl_stream.server.logs import stream_in_logs
 from owl_stream.server.state import ServerState
 from owl_stream.server.streams import StreamRecord
 from owl_stream.wire import (
+    ACCEPTED,
     MEDIA_TYPE,
+    MEMORY_HEADER,
     PROTOCOL_VERSION,
     Cursor,
     End,
@@ -31,6 +34,7 @@ from owl_stream.wire import (
     Header,
     Heartbeat,
     Hello,
+    MemoryOffer,
     Stats,
     pack_frame,
 )
@@ -145,12 +149,22 @@ class Window:
 
 
 class Delivery(Response):
-    """The response of a stream. Holds a place among the streams for as long as it runs."""
+    """The response of a stream. Holds a place among the streams for as long as it runs.
 
-    def __init__(self, journey: Journey, state: ServerState, reader: str, report: Mapping[str, float]) -> None:
+    `reader` is the name of its token, `report` what its client said of itself, `offer` where it would take frames.
+    """
+
+    def __init__(
+        self,
+        journey: Journey,
+        state: ServerState,
+        reader: str,
+        report: Mapping[str, float],
+        offer: MemoryOffer | None = None,
+    ) -> None:
         super().__init__(media_type=MEDIA_TYPE, headers=STREAM_HEADERS)
         del self.headers["content-length"]
-        self._journey, self._reader, self._report = journey, reader, report
+        self._journey, self._reader, self._report, self._offer = journey, reader, report, offer
         self._engine, self._streams, self._tracing = state.engine, state.streams, state.tracing
         self._settings, self._draining = state.config.server, state.draining
 
@@ -182,7 +196,10 @@ class Delivery(Response):
             log.info("ends after %d batches, %d bytes: %s", record.batches, record.nbytes, record.ended)
 
     async def _deliver(self, scope: Scope, send: Send, record: StreamRecord) -> None:
-        with _Writer(scope, send, record, self._settings.idle_timeout_s) as write:
+        offer = self._offer if self._settings.shared_memory and self._engine.shares_memory else None
+        with _Writer(scope, send, record, self._settings.idle_timeout_s, offer) as write:
+            if write.in_memory:
+                self.headers[MEMORY_HEADER] = ACCEPTED
             await write.begin(self.status_code, self.raw_headers)
             await self._deliver_frames(write, record)
             await write.end()
@@ -195,7 +212,7 @@ class Delivery(Response):
             async for frame in self._frames(window, stop, write, record):
                 record.at = frame.at
                 with frame.lease as lease, self._tracing.span("frame", frame.attributes):
-                    await write.body(lease.view)
+                    await write.frame(lease)
                 self._streams.note_sent(record, frame.at, lease.assembled)
             await write.header(self._journey.end())
             record.ended = "completed"
@@ -252,20 +269,35 @@ class _Placed:
         return {**self.at._asdict(), **seconds}
 
 
-class _Writer:
-    """Writes a response, each piece within the idle timeout: to the socket itself where that is possible."""
+Answer = TypeVar("Answer")
 
-    def __init__(self, scope: Scope, send: Send, record: StreamRecord, idle_timeout_s: float) -> None:
+
+class _Writer:
+    """Writes a response, each piece within the idle timeout: to the socket itself where that is possible.
+
+    Frames are left in memory where the reader can take them from there.
+    """
+
+    def __init__(
+        self, scope: Scope, send: Send, record: StreamRecord, idle_timeout_s: float, offer: MemoryOffer | None
+    ) -> None:
         self._scope, self._send, self._record, self._idle_timeout_s = scope, send, record, idle_timeout_s
         transport = scope.get("extensions", {}).get(DIRECT, {}).get("transport")
         self._direct = DirectSocket(transport) if transport is not None and DirectSocket.fits(transport) else None
+        self._handover = Handover.meet(offer, self._direct) if self._direct is not None else None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
-        if self._direct is not None:
-            self._direct.__exit__(kind, exc, tb)
+        for opened in (self._handover, self._direct):
+            if opened is not None:
+                opened.__exit__(kind, exc, tb)
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the reader takes frames from memory."""
+        return self._handover is not None
 
     async def begin(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         await self._put({"type": "http.response.start", "status": status, "headers": headers})
@@ -273,24 +305,43 @@ class _Writer:
     async def header(self, header: Header) -> None:
         await self.body(memoryview(pack_frame(header)))
 
+    async def frame(self, lease: FrameLease) -> None:
+        """Send a frame, or have the reader copy it."""
+        if not await self._left_in_memory(lease):
+            await self.body(lease.view)
+
     async def body(self, data: memoryview) -> None:
+        """Send bytes."""
         with self._record.waiting.on("reader"):
-            await (self._put_chunks(data) if self._direct is None else self._write(self._direct, data))
+            if self._direct is None:
+                await self._put_chunks(data)
+            else:
+                await self._within_timeout(self._direct.write(data, self._idle_timeout_s))
         self._record.nbytes += data.nbytes
+
+    async def _left_in_memory(self, lease: FrameLease) -> bool:
+        """Have the reader copy a frame, if it can."""
+        if self._handover is None or lease.place is None:
+            return False
+        with self._record.waiting.on("reader"):
+            taken = await self._within_timeout(self._handover.put(lease.place, self._idle_timeout_s))
+        self._record.nbytes += lease.place.nbytes if taken else 0
+        return taken
 
     async def _put_chunks(self, data: memoryview) -> None:
         for start in range(0, data.nbytes, CHUNK_BYTES):
             chunk = data[start : start + CHUNK_BYTES]
             await self._put({"type": "http.response.body", "body": chunk, "more_body": True})
 
-    async def _write(self, direct: DirectSocket, data: memoryview) -> None:
+    async def _within_timeout(self, sending: Awaitable[Answer]) -> Answer:
         try:
-            await direct.write(data, self._idle_timeout_s)
+            return await sending
         except TimeoutError as exc:
             raise IdleReaderError from exc
         except ConnectionError:
             _abort(self._scope)
             await asyncio.Event().wait()  # the transport is about to say that the reader is gone, which ends this task
+            raise
 
     async def end(self) -> None:
         await self._put({"type": "http.response.body", "body": b"", "more_body": False})

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import os
 import socket
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -28,6 +29,9 @@ class DirectSocket:
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
         sock: socket.socket = transport.get_extra_info("socket")
+        host, port = (transport.get_extra_info("peername") or ("", 0))[:2]
+        self.peer = (str(host).removeprefix("::ffff:"), port)
+        """Host and port of the other end; an IPv4 address as itself, also where the server listens on `::`."""
         self._fd = os.dup(sock.fileno())
         self._loop = asyncio.get_running_loop()
         _hurry_at_home(sock)
@@ -43,8 +47,10 @@ class DirectSocket:
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
         os.close(self._fd)
 
-    async def write(self, body: memoryview, idle_timeout_s: float) -> None:
-        """Send `body` as one chunk; returns once the kernel has all of it. Cancelled, it leaves the answer broken off.
+    async def write(self, body: memoryview, idle_timeout_s: float, extension: bytes = b"") -> None:
+        """Send `body` as one chunk, with an extension (RFC 9112, 7.1.1) if one is given.
+
+        Returns once the kernel has all of it. Cancelled, it leaves the answer broken off.
 
         Raises:
             TimeoutError: the peer took nothing for `idle_timeout_s`.
@@ -53,7 +59,8 @@ class DirectSocket:
         while self._transport.get_write_buffer_size():
             await self._writable(idle_timeout_s)
             await asyncio.sleep(0)
-        pieces = [memoryview(b"%x\r\n" % body.nbytes), body, memoryview(b"\r\n")]
+        size = b"%x%s%s\r\n" % (body.nbytes, b";" if extension else b"", extension)
+        pieces = [memoryview(size), body, memoryview(b"\r\n")]
         while pieces:
             if self._transport.is_closing():
                 raise ConnectionResetError("the connection is closing")
@@ -70,14 +77,29 @@ class DirectSocket:
 
     async def _writable(self, idle_timeout_s: float) -> None:
         """Wait until the kernel takes more."""
-        ready = self._loop.create_future()
-        self._loop.add_writer(self._fd, _settle, ready)
-        deadline = self._loop.call_later(idle_timeout_s, _give_up, ready)  # `wait_for` takes several times as long
-        try:
-            await ready
-        finally:
-            deadline.cancel()
-            self._loop.remove_writer(self._fd)
+        await until_ready(self._fd, self._loop.add_writer, self._loop.remove_writer, idle_timeout_s)
+
+
+async def until_ready(
+    fd: int,
+    add: Callable[[int, Callable[[asyncio.Future[None]], None], asyncio.Future[None]], None],
+    remove: Callable[[int], bool],
+    idle_timeout_s: float,
+) -> None:
+    """Wait until a descriptor can be read from or written to: `add` and `remove` are the event loop's, for either.
+
+    Raises:
+        TimeoutError: it cannot for `idle_timeout_s`.
+    """
+    loop = asyncio.get_running_loop()
+    ready = loop.create_future()
+    add(fd, _settle, ready)
+    deadline = loop.call_later(idle_timeout_s, _give_up, ready)  # `wait_for` takes several times as long
+    try:
+        await ready
+    finally:
+        deadline.cancel()
+        remove(fd)
 
 
 def _hurry_at_home(sock: socket.socket) -> None:

@@ -17,7 +17,7 @@ from owl_stream.server.delivery import STREAM_HEADERS, Delivery, Journey
 from owl_stream.server.gate import reader_of
 from owl_stream.server.reports import MAX_HEADER_CHARS, read_report
 from owl_stream.server.state import ServerState, server_state
-from owl_stream.wire import MEDIA_TYPE, PROTOCOL_VERSION, Cursor
+from owl_stream.wire import MEDIA_TYPE, PROTOCOL_VERSION, Cursor, MemoryOffer
 
 router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
 
@@ -98,6 +98,7 @@ async def stream(
     fingerprint: Annotated[str, Query(max_length=128)] = "",
     protocol: Number = PROTOCOL_VERSION,
     owl_client_stats: Annotated[str, Header(max_length=MAX_HEADER_CHARS)] = "",
+    owl_memory: Annotated[str, Header(max_length=MAX_HEADER_CHARS)] = "",
 ) -> Response:
     """Batches from a cursor on, for one rank, until the end of `epochs` epochs."""
     if protocol != PROTOCOL_VERSION:
@@ -116,7 +117,7 @@ async def stream(
     reader = reader_of(request)
     state.streams.check(reader)
     journey = Journey(dataset, rank, world_size, size, micros, cursor, epochs, stride)
-    return Delivery(journey, state, reader, read_report(owl_client_stats))
+    return Delivery(journey, state, reader, read_report(owl_client_stats), MemoryOffer.from_header(owl_memory))
 
 
 def _check_fingerprint(dataset: Dataset, asked: str) -> None:

@@ -30,16 +30,32 @@ from owl_stream.wire.headers import (
     Totals,
     header_from_map,
 )
+from owl_stream.wire.memory import (
+    ACCEPTED,
+    MAX_SLABS,
+    MEMORY_EXTENSION,
+    MEMORY_HEADER,
+    SLAB,
+    TAKEN,
+    MemoryOffer,
+    MemoryPlace,
+)
 from owl_stream.wire.parser import FrameParser, parse_frames
 from owl_stream.wire.tensors import DTYPES, TensorSpec, lay_out, tensor_views
 
 __all__ = [
+    "ACCEPTED",
     "ALIGNMENT",
     "DTYPES",
     "MAX_FRAME_BYTES",
     "MAX_HEADER_BYTES",
+    "MAX_SLABS",
     "MEDIA_TYPE",
+    "MEMORY_EXTENSION",
+    "MEMORY_HEADER",
     "PROTOCOL_VERSION",
+    "SLAB",
+    "TAKEN",
     "BatchHeader",
     "Cursor",
     "End",
@@ -50,6 +66,8 @@ __all__ = [
     "Heartbeat",
     "Hello",
     "Limits",
+    "MemoryOffer",
+    "MemoryPlace",
     "PlacedFrame",
     "RowInfo",
     "SchemaEntry",

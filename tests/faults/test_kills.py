@@ -60,10 +60,17 @@ def test_two_undisturbed_runs_are_equal(server: ServerProcess, undisturbed: list
     assert read(server.url) == undisturbed
 
 
+@pytest.mark.parametrize("carrier", ["memory", "socket"])
 def test_fault_1_a_server_killed_in_the_middle_of_a_frame_loses_nothing(
-    server: ServerProcess, undisturbed: list[str]
+    config: Path, undisturbed: list[str], carrier: str
 ) -> None:
     """SIGKILL at several places of two epochs, restart on the same port: the same batches in the same order."""
+    with ServerProcess(config, env={"OWL_SERVER__SHARED_MEMORY": str(carrier == "memory")}) as server:
+        read_while_it_is_killed(server, undisturbed)
+
+
+def read_while_it_is_killed(server: ServerProcess, undisturbed: list[str]) -> None:
+    """Read two epochs of a server that is killed three times."""
     dataset = OwlStreamDataset(server.url, dtype=torch.uint8, prefetch=1)
     lines = []
     for _ in range(EPOCHS):

@@ -17,7 +17,10 @@ from owl_stream.wire import (
     DTYPES,
     MAX_FRAME_BYTES,
     MAX_HEADER_BYTES,
+    MAX_SLABS,
     MEDIA_TYPE,
+    MEMORY_EXTENSION,
+    MEMORY_HEADER,
     PROTOCOL_VERSION,
     BatchHeader,
     End,
@@ -25,6 +28,8 @@ from owl_stream.wire import (
     Frame,
     Heartbeat,
     Hello,
+    MemoryOffer,
+    MemoryPlace,
     RowInfo,
     SchemaEntry,
     Stats,
@@ -174,3 +179,15 @@ def test_the_script_reads_a_stream_from_a_real_socket(tmp_path: Path) -> None:
     assert "'input_ids': [4, 3]" in whole.stdout
     assert cut.returncode == 1
     assert "closed without `end`" in cut.stderr
+
+
+def test_what_is_said_of_shared_memory_is_what_is_sent() -> None:
+    """The header, the socket's name, the chunk of the table and the number of slabs."""
+    text = section("Shared memory")
+    offer = MemoryOffer("{name}", "{key}", "{host}", 7)
+    assert f"`{MEMORY_HEADER}: {offer.to_header()}`".replace(" 7", " {port}") in text
+    assert f"`{offer.path.decode().removeprefix(chr(0))}`" in text
+    assert f"more than {MAX_SLABS} slabs" in text
+    place = MemoryPlace(3, 75, 1_000_000).to_bytes()
+    assert f"`{len(place):x};{MEMORY_EXTENSION.decode()}` CR LF" in text
+    assert "".join(re.findall(r"^\| `([0-9a-f]{16})` \|", text, re.MULTILINE)) == place.hex()
