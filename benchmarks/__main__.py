@@ -60,6 +60,7 @@ def parts(workloads: dict[Kind, Workload], real: Sequence[Path], length: Length)
         "cut-ceiling": compare_ceiling("cut"),
         "transport": lambda: transport.measure(plain, rounds=3 * length.rounds),
         "transport-cut": lambda: transport.measure(workloads["cut"], rounds=3 * length.rounds, passes=1),
+        "transport-socket": lambda: transport.measure(plain, rounds=3 * length.rounds, shared_memory=False),
         "cache": lambda: crop_cache.measure(plain, rounds=few),
         "sharing": lambda: sharing.measure(plain, rounds=few, seconds=length.seconds * 3),
         "balance": lambda: measure_balance(plain, real),

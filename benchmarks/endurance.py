@@ -103,7 +103,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=900.0)
     parser.add_argument("--data", type=Path, default=Path(".cache/bench"))
     chosen = parser.parse_args()
-    lines, _ = measure(prepare(chosen.data, [], None)["plain"], seconds=chosen.seconds)
+    lines, _ = measure(prepare(chosen.data.resolve(), [], None)["plain"], seconds=chosen.seconds)
     show(lines)
     return 0 if all(line.holds for line in lines) else 1
 

@@ -26,6 +26,7 @@ FEEDS: dict[str, Callable[..., Feed]] = {
     "usual": _webdataset("usual"),
     "equal": _webdataset("ours"),
     "service": service,
+    "socket": lambda workload, stack: service(workload, stack, server={"shared_memory": False}),
     "tokenising": lambda workload, stack: service(workload, stack, keep_rows=False),
     **PEERS,
 }

@@ -54,14 +54,16 @@ class Pass:
         return self.cpu_s / self.nbytes * 1e9
 
 
-def measure(workload: Workload, *, rounds: int, passes: int = 2) -> tuple[list[Line], dict[str, object]]:
-    """Alternate ours, the raw socket, and the raw socket with a digest."""
+def measure(
+    workload: Workload, *, rounds: int, passes: int = 2, shared_memory: bool = True
+) -> tuple[list[Line], dict[str, object]]:
+    """Alternate ours, in memory or over a socket, the raw socket, and the raw socket with a digest."""
     ours: list[Pass] = []
     bare: list[Pass] = []
     digested: list[Pass] = []
     # One epoch must fit what is kept for others to come.
     shards = [str(path) for path in (workload.shards if workload.kind == "plain" else workload.shards[:1])]
-    settings = {"share_bytes": 2 << 30}
+    settings = {"share_bytes": 2 << 30, "shared_memory": shared_memory}
     with ExitStack() as stack:
         service = stack.enter_context(Service(workload, server=settings, shards=shards))
         bare_sender = stack.enter_context(BareSender(FRAME_BYTES[workload.kind]))
@@ -77,9 +79,10 @@ def measure(workload: Workload, *, rounds: int, passes: int = 2) -> tuple[list[L
     del second
     speed = Ratio.of([mine.rate / theirs.rate for mine, theirs in zip(ours, bare, strict=True)])
     cost = Ratio.of([mine.cost / theirs.cost for mine, theirs in zip(ours, digested, strict=True)])
+    kind = f"`{workload.kind}`" + ("" if shared_memory else ", over a socket")
     lines = [
-        Line("3", f"`{workload.kind}`, frames that need no assembly: GB/s / the raw socket's", speed, at_least=0.75),
-        Line("4", f"`{workload.kind}`, trainer's CPU s a GB / those of recv_into and xxh3", cost, at_most=1.6),
+        Line("3", f"{kind}, frames that need no assembly: GB/s / the raw socket's", speed, at_least=0.75),
+        Line("4", f"{kind}, trainer's CPU s a GB / those of recv_into and xxh3", cost, at_most=1.6),
     ]
     return lines, {name: [vars(one) for one in taken] for name, taken in _named(ours, bare, digested).items()}
 
