@@ -8,7 +8,7 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from owl_stream.server.connections import Connections
-from owl_stream.server.delivery import ABORT, DIRECT
+from owl_stream.server.writer import ABORT, DIRECT
 
 MAX_HEAD_BYTES = 32 << 10
 MAX_BODY_BYTES = 64 << 10

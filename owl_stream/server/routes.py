@@ -13,8 +13,9 @@ from owl_stream.assemble import Dataset
 from owl_stream.engine import Coordinate
 from owl_stream.errors import DrainingError, ProtocolVersionError, RequestError, StateMismatchError
 from owl_stream.plan import check_cursor, check_deal
-from owl_stream.server.delivery import STREAM_HEADERS, Delivery, Journey
+from owl_stream.server.delivery import STREAM_HEADERS, Delivery
 from owl_stream.server.gate import reader_of
+from owl_stream.server.journey import Journey
 from owl_stream.server.reports import MAX_HEADER_CHARS, read_report
 from owl_stream.server.state import ServerState, server_state
 from owl_stream.wire import MEDIA_TYPE, PROTOCOL_VERSION, Cursor, MemoryOffer

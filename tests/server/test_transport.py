@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import uvicorn
 
-from owl_stream.server.delivery import CHUNK_BYTES
 from owl_stream.server.direct import DirectSocket
 from owl_stream.server.protocol import limited_protocol
+from owl_stream.server.writer import CHUNK_BYTES
 
 CHUNKS = 64
 

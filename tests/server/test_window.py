@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from owl_stream.engine import InlineEngine
-from owl_stream.server.delivery import Journey, Window
+from owl_stream.server.journey import Journey
+from owl_stream.server.window import Window
 from owl_stream.wire import Cursor
 from tests.engine.conftest import open_small, running
 from tests.support.datasets import small_dataset

@@ -1,0 +1,54 @@
+"""How far ahead of its reader one stream has frames assembled."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+
+from owl_stream.engine import Consumer, Engine, FrameLease
+from owl_stream.server.journey import Journey
+
+MAX_AHEAD = 16
+"""Frames assembled ahead of a reader, whatever the byte budget allows."""
+
+
+class Window:
+    """Frames on their way to one reader, in order: as many as fit the byte budget, at least one."""
+
+    def __init__(self, engine: Engine, journey: Journey, prefetch_bytes: int) -> None:
+        self._engine, self._dataset, self._prefetch_bytes = engine, journey.dataset, prefetch_bytes
+        self._consumer = Consumer(journey.dataset, journey.coordinates())
+        self._tasks: deque[asyncio.Task[FrameLease]] = deque()
+        self._largest = 0
+        self._exhausted = False
+
+    def fill(self) -> None:
+        """Ask the engine for as many frames as the budget allows; the largest one seen stands for those to come."""
+        # The frame that is being sent is in memory too; beside it one may always be on its way.
+        ahead = min(MAX_AHEAD, self._prefetch_bytes // self._largest - 1) if self._largest else 2
+        while not self._exhausted and len(self._tasks) < max(1, ahead):
+            at = self._consumer.next()
+            if at is None:
+                self._exhausted = True
+            else:
+                self._tasks.append(asyncio.create_task(self._engine.frame(self._dataset, at, self._consumer)))
+
+    @property
+    def next(self) -> asyncio.Task[FrameLease] | None:
+        """The frame that is to be sent next; None at the end of the journey."""
+        return self._tasks[0] if self._tasks else None
+
+    def take(self) -> FrameLease:
+        """Remove the next frame, which must be done. Raises what its assembly raised."""
+        lease = self._tasks.popleft().result()
+        self._largest = max(self._largest, lease.view.nbytes)
+        return lease
+
+    async def aclose(self) -> None:
+        """Give everything back."""
+        for task in self._tasks:
+            task.cancel()
+        for outcome in await asyncio.gather(*self._tasks, return_exceptions=True):
+            if isinstance(outcome, FrameLease):
+                outcome.release()
+        self._tasks.clear()
