@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import weakref
 from contextlib import ExitStack, suppress
 from types import TracebackType
 from typing import Self
@@ -103,6 +104,7 @@ class ServerMemory:
         self._sock.setblocking(False)
         self._slabs: dict[int, tuple[int, int]] = {}  # descriptor and size
         self._fd, self._at, self._end = -1, 0, 0
+        _opened.add(self)
 
     def begin(self, place: MemoryPlace) -> None:
         """Copy the frame at a place next.
@@ -164,6 +166,19 @@ class ServerMemory:
             nbytes = _size(fds, number)
             opened.pop_all()
         return fds[0], nbytes
+
+
+_opened: weakref.WeakSet[ServerMemory] = weakref.WeakSet()
+"""For children made by fork: they inherit what is open, and would keep the memory of a server that is gone."""
+
+
+def _close_inherited() -> None:
+    for memory in list(_opened):
+        memory.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_inherited)
 
 
 def _receive(sock: socket.socket, nbytes: int) -> tuple[bytes, list[int]]:

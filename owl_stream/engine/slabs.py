@@ -9,6 +9,7 @@ import fcntl
 import mmap
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 CONTROL_BYTES = 64
@@ -62,8 +63,12 @@ class Slab:
         return int.from_bytes(self.map[:8], "little") - 1
 
     def open_readonly(self) -> int:
-        """A descriptor for somebody else, who can read the slab but neither write nor resize it."""
-        return os.open(f"/proc/self/fd/{self.fd}", os.O_RDONLY | os.O_CLOEXEC)
+        """A descriptor for somebody else, who can read the slab but neither write nor resize it.
+
+        Raises:
+            OSError: no descriptor is left; or a reader holds a lease (fcntl(2)), which is not waited for.
+        """
+        return os.open(f"/proc/self/fd/{self.fd}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
 
     def reset(self) -> None:
         """Forget the row of an earlier job."""
@@ -113,7 +118,8 @@ class SlabPool:
     def _drop(self, slab: Slab) -> None:
         self._on_drop(slab.number)
         self.nbytes -= slab.nbytes
-        slab.map.madvise(mmap.MADV_REMOVE)  # whoever was shown it must not keep the pages from the system
+        with suppress(OSError):  # some sandboxes do not know it
+            slab.map.madvise(mmap.MADV_REMOVE)  # whoever was shown it must not keep the pages from the system
         slab.close()
 
 

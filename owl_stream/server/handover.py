@@ -22,6 +22,10 @@ from owl_stream.wire import MAX_SLABS, MEMORY_EXTENSION, SLAB, TAKEN, MemoryOffe
 
 log = logging.getLogger("owl_stream.server")
 
+FEW_MESSAGES_BYTES = 1
+"""Made as large as Linux allows at least: six messages. Who takes none is shown no more, for a descriptor on its way
+counts as one of this process."""
+
 
 class Handover:
     """The way to one reader's memory, beside the connection that its answer goes over. A context manager."""
@@ -43,6 +47,7 @@ class Handover:
         with contextlib.ExitStack() as opened, contextlib.suppress(OSError):
             sock = opened.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
             sock.setblocking(False)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, FEW_MESSAGES_BYTES)
             sock.connect(offer.path)
             _introduce(sock, offer.key.encode())
             opened.pop_all()
@@ -72,7 +77,7 @@ class Handover:
         if frame.slab.number not in self._known:
             try:
                 _show(self._sock, SLAB.pack(frame.slab.number), frame.slab)
-            except OSError as exc:  # out of descriptors, say; the connection tells if the reader is gone
+            except OSError as exc:  # out of descriptors, say, or it took none; the connection tells if it is gone
                 log.warning("the reader can be shown no more memory and is sent frames from here on: %s", exc)
                 self._agreed = False
                 return False

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import http.client
 import mmap
 import os
+import signal
 import socket
 import tempfile
 import threading
@@ -106,6 +108,52 @@ def test_a_slab_that_is_dropped_costs_nothing_whoever_has_mapped_it() -> None:
         assert os.fstat(fd).st_blocks == 0
         assert mapped[:] == bytes(slab.nbytes)
     os.close(fd)
+
+
+class Sandboxed(mmap.mmap):
+    """Memory of a system that cannot punch holes."""
+
+    def madvise(self, *arguments: int) -> None:
+        """Say so."""
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+
+def test_a_system_that_cannot_give_pages_back_early_closes_slabs_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dropping a slab neither fails nor leaves its descriptors open."""
+    monkeypatch.setattr("owl_stream.engine.slabs.mmap.mmap", Sandboxed)
+    before, pool = descriptors(), SlabPool(0, lambda number: None)
+    slab = pool.take(NBYTES)
+    assert isinstance(slab.map, Sandboxed)
+    pool.give(slab)
+    assert (descriptors(), pool.nbytes) == (before, 0)
+
+
+def test_a_reader_cannot_make_the_server_wait_for_a_slab() -> None:
+    """One of the same user may hold a lease on it, which opening it anew would have to wait for, for 45 s."""
+    slab = Slab.make(2, NBYTES)
+    fd, before = slab.open_readonly(), signal.signal(signal.SIGIO, signal.SIG_IGN)  # which tells the lease's holder
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        with pytest.raises(BlockingIOError):
+            slab.open_readonly()
+    finally:
+        signal.signal(signal.SIGIO, before)
+        os.close(fd)
+        slab.close()
+
+
+def test_a_child_made_by_fork_keeps_nothing(pair: tuple[Server, ServerMemory]) -> None:
+    """A DataLoader's worker must not keep the memory of a server that is gone; its parent reads on."""
+    server, memory = pair
+    server.show(1, b"abc")
+    memory.begin(MemoryPlace(1, 64, 3))
+    (fd, _), ours = memory._slabs[1], memory._sock.fileno()
+    child = os.fork()
+    if not child:
+        open_still = [each for each in (fd, ours) if os.path.exists(f"/proc/self/fd/{each}")]
+        os._exit(len(open_still))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert copied(memory, MemoryPlace(1, 64, 3)) == b"abc"
 
 
 def test_forgotten_slabs_are_closed(pair: tuple[Server, ServerMemory]) -> None:
