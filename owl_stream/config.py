@@ -2,7 +2,7 @@
 
 A file is YAML; unknown keys are refused with the nearest valid name, and every error names file, key, value and
 expectation. `OWL_` + the path with double underscores overrides a value: `OWL_SERVER__PORT=9000`,
-`OWL_DATASETS__TRAIN__SEED=3`.
+`OWL_DATASETS__TRAIN__SEED=3`. Flags of the command line lie over both.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ class ServerConfig(_Frozen):
     share_bytes: int = Field(128 << 20, ge=0, description="finished frames kept for consumers a little behind others")
     max_frame_bytes: int = Field(256 << 20, ge=1 << 10, le=2**32 - 1, description="a u32 holds it on the wire")
     idle_timeout_s: float = Field(120.0, gt=0, description="a stream whose reader takes nothing this long is ended")
-    heartbeat_s: float = Field(5.0, gt=0, description="silence after which a stream says it is alive")
+    heartbeat_s: float = Field(5.0, gt=0, le=5, description="silence after which a stream says it is alive")
     request_timeout_s: float = Field(10.0, gt=0, description="to receive a whole request")
     job_timeout_s: float = Field(120.0, gt=0, description="wall time of one assembly: past it storage has stalled")
     sample_cpu_s: int = Field(10, ge=1, description="CPU time one sample may cost before its decoder is stopped")
@@ -194,8 +194,10 @@ class Config(_Frozen):
         return self.model_copy(update={"server": self.server.model_copy(update={"access": access})})
 
 
-def load_config(path: str | Path, environ: Mapping[str, str] | None = None) -> Config:
-    """Read a YAML configuration file and the `OWL_` overrides.
+def load_config(
+    path: str | Path, environ: Mapping[str, str] | None = None, *, flags: Mapping[str, Any] | None = None
+) -> Config:
+    """Read a YAML configuration file and the `OWL_` overrides; `flags` as in `make_config`.
 
     Raises:
         ConfigError: naming file, key, value and what was expected.
@@ -213,7 +215,7 @@ def load_config(path: str | Path, environ: Mapping[str, str] | None = None) -> C
         raise ConfigError(f"{path}: not valid YAML: {_yaml_fault(exc)}") from None
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: expected a mapping with `server` and `datasets`, got {type(raw).__name__}")
-    return make_config(raw, origin=str(path), base=path.resolve().parent, environ=environ)
+    return make_config(raw, origin=str(path), base=path.resolve().parent, environ=environ, flags=flags)
 
 
 def _yaml_fault(exc: yaml.YAMLError) -> str:
@@ -223,13 +225,23 @@ def _yaml_fault(exc: yaml.YAMLError) -> str:
     return f"{place}{getattr(exc, 'problem', None) or 'unreadable'}"
 
 
-def make_config(raw: Mapping[str, Any], *, origin: str, base: Path, environ: Mapping[str, str] | None = None) -> Config:
-    """Validate a configuration that came as a mapping (a parsed file, or flags); `origin` names it in errors.
+def make_config(
+    raw: Mapping[str, Any],
+    *,
+    origin: str,
+    base: Path,
+    environ: Mapping[str, str] | None = None,
+    flags: Mapping[str, Any] | None = None,
+) -> Config:
+    """Validate a configuration that came as a mapping (a parsed file, say); `origin` names it in errors.
+
+    `flags` are what a command line says, in the same shape: they lie over the environment, as it lies over `raw`.
 
     Raises:
         ConfigError: naming origin, key, value and what was expected.
     """
     merged, origins = _with_environment(dict(raw), os.environ if environ is None else environ)
+    merged = _with_flags(merged, flags or {}, origins)
     try:
         return Config.model_validate({**merged, "base": base})
     except ValidationError as exc:
@@ -241,19 +253,21 @@ def _with_environment(raw: dict[str, Any], environ: Mapping[str, str]) -> tuple[
     origins: dict[str, str] = {}
     for variable in sorted(environ):
         parts = variable.removeprefix(ENV_PREFIX).split("__")
-        if not variable.startswith(ENV_PREFIX) or parts[0].lower() not in ("server", "datasets") or len(parts) < 2:
+        if not variable.startswith(ENV_PREFIX) or len(parts) < 2:
             continue
         node: dict[str, Any] = raw
         path: list[str] = []
         for depth, part in enumerate(parts):
             key = next((k for k in node if isinstance(k, str) and k.lower() == part.lower()), part.lower())
             path.append(key)
+            if key not in node:
+                origins.setdefault(".".join(path), variable)
             if depth == 3 and tuple(path[:3]) == _SECRETS:
                 if environ[variable]:  # `OWL_TOKEN=... docker compose up` leaves it empty where nobody gave one
                     node["__".join(parts[3:]).lower()] = environ[variable]  # as it is: a token of digits is no number
                 break
             if depth == len(parts) - 1:
-                node[key] = yaml.safe_load(environ[variable])
+                node[key] = _value(variable, environ[variable], path)
                 origins[".".join(path)] = variable
             else:
                 child = node.get(key)
@@ -261,11 +275,38 @@ def _with_environment(raw: dict[str, Any], environ: Mapping[str, str]) -> tuple[
     return raw, origins
 
 
+def _value(variable: str, text: str, path: list[str]) -> Any:
+    """What a variable says: YAML, but for keys that hold text, which is taken as it is (`::` is an address)."""
+    field = _section(path[:-1]).model_fields.get(path[-1])
+    if field is not None and field.annotation is str:
+        return text
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as exc:
+        fault = _yaml_fault(exc)
+        raise ConfigError(f"{variable}: not valid YAML: {fault}; put text with signs of YAML's in quotes") from None
+
+
+def _with_flags(raw: dict[str, Any], flags: Mapping[str, Any], origins: dict[str, str], *above: str) -> dict[str, Any]:
+    """`raw` with what the command line says in its place."""
+    merged = dict(raw)
+    for key, value in flags.items():
+        path = (*above, key)
+        if isinstance(value, Mapping):
+            child = raw.get(key)
+            merged[key] = _with_flags(child if isinstance(child, dict) else {}, value, origins, *path)
+        else:
+            merged[key] = value
+        origins[".".join(path)] = "command line"
+    return merged
+
+
 def _explain(exc: ValidationError, raw: Any, origin: str, origins: Mapping[str, str]) -> Iterator[str]:
     for error in exc.errors():
         location = [str(part) for part in error["loc"]]
         key = ".".join(location)
-        place = origins.get(key, origin)
+        nearest = (".".join(location[:depth]) for depth in range(len(location), 0, -1))
+        place = next((origins[above] for above in nearest if above in origins), origin)
         if error["type"] == "extra_forbidden":
             known = _known_keys(location)
             near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
@@ -280,15 +321,20 @@ def _explain(exc: ValidationError, raw: Any, origin: str, origins: Mapping[str, 
 
 
 def _known_keys(location: list[str]) -> list[str]:
-    model: type[BaseModel] = Config
-    if location[:2] == ["server", "access"] and len(location) > 2:
-        model = AccessConfig
-    elif location[:2] == ["server", "tls"] and len(location) > 2:
-        model = TlsConfig
-    elif location[:2] == ["server", "cache"] and len(location) > 2:
-        model = CacheConfig
-    elif location[0] == "server" and len(location) > 1:
-        model = ServerConfig
-    elif location[0] == "datasets" and len(location) > 2:
-        model = DatasetConfig
-    return [name for name in model.model_fields if name != "base"]
+    return [name for name in _section(location[:-1]).model_fields if name != "base"]
+
+
+_SECTIONS: Mapping[tuple[str, ...], type[BaseModel]] = {
+    (): Config,
+    ("server",): ServerConfig,
+    ("server", "access"): AccessConfig,
+    ("server", "tls"): TlsConfig,
+    ("server", "cache"): CacheConfig,
+}
+
+
+def _section(path: list[str]) -> type[BaseModel]:
+    """What the keys below a path belong to."""
+    if len(path) == 2 and path[0] == "datasets":
+        return DatasetConfig
+    return _SECTIONS.get(tuple(path), _Frozen)

@@ -54,6 +54,43 @@ def test_a_wrong_variable_is_named(path: Path) -> None:
         load_config(path, {"OWL_SERVER__PROT": "1"})
 
 
+def test_text_in_a_variable_is_taken_as_it_is(path: Path) -> None:
+    """An address of all interfaces is not YAML, and a tokenizer whose name is a number is no number."""
+    environ = {"OWL_SERVER__HOST": "::", "OWL_DATASETS__TRAIN__TOKENIZER": "123"}
+    config = load_config(path, environ)
+    assert (config.server.host, config.datasets["train"].tokenizer) == ("::", "123")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("OWL_DATASETS__TRAIN__SHARDS", "*.tar", "not valid YAML: line 1, column 2: .*; put text .* in quotes"),
+        ("OWL_SERVER__ACCESS__TOKENS", "{a: 'very-secret-token", "not valid YAML"),
+        ("OWL_SERVR__PORT", "1", "unknown key `servr`; did you mean `server`"),
+        ("OWL_DATASET__TRAIN__SEED", "3", "unknown key `dataset`; did you mean `datasets`"),
+        ("OWL_SERVER__ACCES__METRICS", "open", "unknown key `server.acces`; did you mean `access`"),
+        ("OWL_DATASETS__TRIAN__SEED", "3", "`datasets.trian.shards` is missing"),
+    ],
+)
+def test_a_variable_that_cannot_be_is_named_and_not_repeated(
+    path: Path, variable: str, value: str, message: str
+) -> None:
+    """Misspelt anywhere, or not YAML: the message begins with the variable and holds nothing of a secret."""
+    with pytest.raises(ConfigError, match=f"^{variable}: {message}") as caught:
+        load_config(path, {variable: value})
+    assert "secret" not in str(caught.value)
+
+
+def test_flags_lie_over_the_environment_and_the_file(path: Path) -> None:
+    """What somebody types now is what they mean; a wrong flag is not blamed on the file."""
+    path.write_text("server: {port: 1, host: 10.0.0.1, workers: 3}\n" + MINIMAL)
+    environ = {"OWL_SERVER__PORT": "2", "OWL_SERVER__HOST": "10.0.0.2"}
+    server = load_config(path, environ, flags={"server": {"port": 3}}).server
+    assert (server.port, server.host, server.workers) == (3, "10.0.0.2", 3)
+    with pytest.raises(ConfigError, match=r"^command line: `server.port`"):
+        load_config(path, environ, flags={"server": {"port": -1}})
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

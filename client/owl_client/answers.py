@@ -32,7 +32,7 @@ _BY_CODE: Mapping[str, Callable[[str], OwlStreamError]] = {
     "read": ReadError,
     "worker": WorkerError,
     "busy": ServerBusyError,
-    "indexing": ServerBusyError,
+    "too_many_streams": ServerBusyError,
     "draining": ServerBusyError,
     "idle_timeout": ServerBusyError,
 }

@@ -55,7 +55,7 @@ def settings(
     global_batch_size: int | None = None,
     **server: str | int | None,
 ) -> Config:
-    """The configuration of a file, or of flags alone; flags of the server lie over both.
+    """The configuration of a file, or of flags alone; flags lie over the environment, and over a file.
 
     Raises:
         ConfigError: neither, both, or a value that cannot be.
@@ -70,9 +70,9 @@ def settings(
         path = config or DEFAULT_CONFIG
         if config is None and not path.exists():
             raise ConfigError(f"no dataset: expected --config FILE, ./{path}, or --shards and --tokenizer")
-        return _over(load_config(path), given)
-    raw: dict[str, Any] = {"server": given, "datasets": {ALONE: dataset}}
-    return make_config(raw, origin="command line", base=Path.cwd())
+        return load_config(path, flags={"server": given})
+    whole: dict[str, Any] = {"server": given, "datasets": {ALONE: dataset}}
+    return make_config({}, origin="command line", base=Path.cwd(), flags=whole)
 
 
 def choose(config: Config, name: str | None) -> tuple[str, DatasetConfig]:
@@ -89,11 +89,3 @@ def choose(config: Config, name: str | None) -> tuple[str, DatasetConfig]:
     if name not in config.datasets:
         raise UnknownDatasetError(f"no dataset {name!r}; there is: {names}")
     return name, config.datasets[name]
-
-
-def _over(config: Config, server: dict[str, str | int]) -> Config:
-    if not server:
-        return config
-    raw = {"server": {**config.server.model_dump(), **server}, "datasets": {}}
-    raw["datasets"] = {name: dataset.model_dump() for name, dataset in config.datasets.items()}
-    return make_config(raw, origin="command line", base=config.base, environ={})

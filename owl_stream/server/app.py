@@ -54,6 +54,8 @@ def create_app(
         version=__version__,
         description="Batches that are right, streamed to trainers. The stream's format is described in docs/wire.md.",
         lifespan=_lifespan(state, on_failure, on_ready),
+        docs_url=None,  # FastAPI's pages run scripts of other hosts
+        redoc_url=None,
     )
     app.state.server = state
     app.state.metrics = Metrics(state)

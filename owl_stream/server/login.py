@@ -10,6 +10,7 @@ from urllib.parse import parse_qs, quote
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
+from starlette.requests import ClientDisconnect
 
 from owl_stream.server.sessions import COOKIE, begin_session, set_cookie
 from owl_stream.server.state import ServerState, server_state
@@ -53,7 +54,11 @@ async def form(state: State, next: str = "/") -> Response:
 @router.post("/login")
 async def login(request: Request, state: State, next: str = "/") -> Response:
     """Take a token, leave a cookie, go on to the page that was asked for."""
-    name = state.tokens.name_of(_token(await request.body()))
+    try:
+        body = await request.body()
+    except ClientDisconnect:  # or it was too long, and has been refused
+        return Response(status_code=400)
+    name = state.tokens.name_of(_token(body))
     if name is None:
         return _page(_local(next), 401, '<p role="alert">This is not a token of this server.</p>')
     response = RedirectResponse(_local(next), 303, {"Cache-Control": "no-store"})

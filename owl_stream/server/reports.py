@@ -6,11 +6,12 @@ import math
 from collections.abc import Mapping
 from urllib.parse import parse_qsl
 
-HEADER = "owl-client-stats"
-"""`wait_s=1.5&receive_s=0.9&...`: since the client's last report, so that servers may add them up."""
-
 ACTIVITIES = ("wait_s", "receive_s", "verify_s", "copy_s")
-"""The trainer waiting for batches, its thread waiting for bytes, checking digests, and copying to the device."""
+"""The trainer waiting for batches, its thread waiting for bytes, checking digests, and copying to the device.
+
+In the request's header `Owl-Client-Stats`: `wait_s=1.5&receive_s=0.9&...`, each since the client's last report, so that
+servers may add them up.
+"""
 
 MAX_HEADER_CHARS = 512
 MAX_SECONDS = 1e7

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -26,7 +27,6 @@ DATA = [
     "/v1/datasets/train/stream",
     "/v1/datasets/nope",
     "/openapi.json",
-    "/docs",
 ]
 OPEN = ["/health", "/livez", "/readyz"]
 
@@ -93,6 +93,24 @@ def test_health_is_open_to_everyone(guarded: ServerProcess) -> None:
     for path in OPEN:
         assert get(guarded.url + path).status == 200
         assert get(guarded.url + path, bearer("wrong-0123456789abcdef")).status == 200
+
+
+@pytest.mark.parametrize("declared", [70_000, 1000])
+def test_a_body_that_does_not_arrive_leaves_no_traceback_in_the_log(guarded: ServerProcess, declared: int) -> None:
+    """Anyone may write to the login: too much of it, or less than was announced."""
+    with connect(guarded.url) as sock:
+        sock.sendall(b"POST /login HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % declared)
+        sock.sendall(bytes(min(declared, 10)))
+        sock.shutdown(socket.SHUT_WR)
+        read_to_end(sock)
+    assert get(guarded.url + "/health").status == 200
+    assert "Traceback" not in guarded.log.read_text()
+
+
+@pytest.mark.parametrize("path", ["/docs", "/redoc"])
+def test_no_page_runs_scripts_of_other_hosts(guarded: ServerProcess, path: str) -> None:
+    """The pages that FastAPI adds by itself would, beside a login's cookie."""
+    assert get(guarded.url + path, bearer(ALICE)).status == 404
 
 
 def test_metrics_may_be_opened(tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ from typing import get_args
 import numpy as np
 import pytest
 
+from owl_stream.errors import DrainingError, ServerBusyError, TemporaryError
+from owl_stream.server.refusals import STATUS, refusal
 from owl_stream.wire import (
     ALIGNMENT,
     DTYPES,
@@ -158,6 +160,14 @@ def run_script(url: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
     script = tmp_path / "read.py"
     script.write_text(part("script"), encoding="utf-8")
     return subprocess.run([sys.executable, str(script), url], capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_codes_of_refusals_are_those_that_are_sent() -> None:
+    """Each status with its code is that of an error of ours, and none that a client can meet is missing."""
+    table = re.findall(r"^\| (\d{3}) \| `(\w+)` \|", section("Asking for a stream"), re.MULTILINE)
+    refused = [*STATUS, DrainingError, ServerBusyError]
+    expected = {(refusal(kind("no")).status_code, kind.code) for kind in refused if kind is not TemporaryError}
+    assert {(int(status), code) for status, code in table} == expected
 
 
 def test_the_script_is_short_and_needs_only_msgpack() -> None:
