@@ -9,8 +9,9 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 demo: $(VENV)/.demo
 	$(BIN)/owl-stream demo
 
+# Tests mostly wait for processes and clocks: two files at a time.
 test: $(VENV)/.dev
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -34,6 +35,7 @@ SEED ?= 0
 soak: $(VENV)/.dev
 	$(BIN)/python -m tests.faults.soak --seconds $(SECONDS) --seed $(SEED)
 
+# make serve ARGS='--config owl-stream.yaml'
 serve: $(VENV)/.demo
 	$(BIN)/owl-stream serve $(ARGS)
 

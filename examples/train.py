@@ -34,7 +34,7 @@ def main(url: str, name: str) -> None:
         for batch in dataset:  # the rest of the current epoch
             meta = batch.meta
             # Summed over the micro-batches of a global step: the mean over all its supervised tokens, on all ranks.
-            loss = model(**batch).loss * meta.supervised_tokens * meta.world_size / meta.step_supervised_tokens
+            loss = model(**batch).loss * meta.loss_weight
             loss.backward()
             step_loss += loss.item()
             if meta.state["micro"] != 0:
@@ -49,4 +49,6 @@ def main(url: str, name: str) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit("usage: python examples/train.py URL DATASET")
     main(*sys.argv[1:])

@@ -77,9 +77,9 @@ class AccessConfig(_Frozen):
 class TlsConfig(_Frozen):
     """PEM files, relative to the configuration. With `client_ca` every client must show a certificate signed by it."""
 
-    certificate: Path | None = None
-    key: Path | None = None
-    client_ca: Path | None = None
+    certificate: Path | None = Field(None, description="the server's, with those that sign it; plain HTTP without")
+    key: Path | None = Field(None, description="the certificate's, unencrypted")
+    client_ca: Path | None = Field(None, description="whose certificates clients must show")
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
@@ -93,7 +93,7 @@ class TlsConfig(_Frozen):
 class CacheConfig(_Frozen):
     """Crops on disk, for epochs, data sets and servers to share; relative to the configuration."""
 
-    dir: Path
+    dir: Path = Field(description="made if it is not there; may be shared by servers")
     max_bytes: int = Field(100 << 30, ge=1 << 30, description="least recently used go first; 1/32 holds a row's crops")
 
 
@@ -102,16 +102,17 @@ class ServerConfig(_Frozen):
 
     host: str = Field("127.0.0.1", description="loopback, because anything wider needs tokens")
     port: int = Field(8000, ge=0, le=65535, description="0 lets the system choose")
-    workers: int | None = Field(None, ge=0, le=1024, description="None: one per usable core; 0: assemble inline")
+    workers: int | None = Field(None, ge=0, le=1024, description="none: one per usable core; 0: assemble inline")
     access: AccessConfig = AccessConfig()
     tls: TlsConfig = TlsConfig()
     log_format: Literal["text", "json"] = Field("text", description="json: one object a line, for log collectors")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("warning", description="info: streams come and go")
     max_streams: int = Field(64, ge=1, le=4096, description="more is refused with 429; each costs prefetch_bytes")
-    max_streams_per_token: int | None = Field(None, ge=1, le=4096, description="None: only max_streams counts")
+    max_streams_per_token: int | None = Field(None, ge=1, le=4096, description="none: only max_streams counts")
     max_connections: int = Field(4096, ge=4, le=1 << 20, description="past it the longest silent one makes room")
     prefetch_bytes: int = Field(192 << 20, ge=1, description="per stream, assembled ahead of the reader")
     shared_memory: bool = Field(True, description="readers on this machine copy frames from memory, not from a socket")
-    cache: CacheConfig | None = Field(None, description="None: every epoch decodes anew")
+    cache: CacheConfig | None = Field(None, description="none: every epoch decodes anew")
     share_bytes: int = Field(128 << 20, ge=0, description="finished frames kept for consumers a little behind others")
     max_frame_bytes: int = Field(256 << 20, ge=1 << 10, le=2**32 - 1, description="a u32 holds it on the wire")
     idle_timeout_s: float = Field(120.0, gt=0, description="a stream whose reader takes nothing this long is ended")
@@ -125,23 +126,23 @@ class ServerConfig(_Frozen):
 class DatasetConfig(_Frozen):
     """One dataset: where its shards lie, what a row is, and in which order rows come."""
 
-    shards: tuple[str, ...] = Field(min_length=1)
-    layout: LayoutName = "owl3-240728"
-    tokenizer: str
-    image_size: int = Field(384, ge=14, le=4096)
+    shards: tuple[str, ...] = Field(min_length=1, description="tars, brace patterns, globs, directories")
+    layout: LayoutName = Field("owl3-240728", description="the release of the model, see layouts.md")
+    tokenizer: str = Field(description="a tokenizers file, or a hub id")
+    image_size: int = Field(384, ge=14, le=4096, description="side of a crop in pixels")
     cut: Literal["off", "single", "all"] = Field("single", description="240728 never cut multi-image samples")
     resize: Literal["simd", "pillow"] = Field("simd", description="pillow is bit-exact with the released processor")
-    max_length: int = Field(4096, ge=16, le=1 << 20)
+    max_length: int = Field(4096, ge=16, le=1 << 20, description="tokens of a row")
     max_image_pixels: int = Field(100_000_000, ge=1, description="a larger header is refused unread")
-    global_batch_size: int = Field(8, ge=1, le=1 << 16)
-    seed: int = Field(0, ge=0, lt=1 << 63)
-    shuffle: Literal["none", "block", "full"] = "full"
+    global_batch_size: int = Field(8, ge=1, le=1 << 16, description="rows of one optimizer step, over all ranks")
+    seed: int = Field(0, ge=0, lt=1 << 63, description="of every order")
+    shuffle: Literal["none", "block", "full"] = Field("full", description="block: reads few shards at a time")
     shuffle_block_shards: int = Field(8, ge=1, description="shards read at a time under shuffle: block")
     bucket_window: int = Field(32, ge=1, le=1 << 16, description="steps whose rows are sorted by length together")
-    modality: Literal["pure", "off"] = "pure"
-    last: Literal["fill", "drop"] = "fill"
-    on_too_long: Literal["truncate", "skip"] = "truncate"
-    on_bad_sample: Literal["mask", "fail"] = "mask"
+    modality: Literal["pure", "off"] = Field("pure", description="pure: all rows of a step have images, or none has")
+    last: Literal["fill", "drop"] = Field("fill", description="the last step of an epoch: completed, or left out")
+    on_too_long: Literal["truncate", "skip"] = Field("truncate", description="what is longer than max_length")
+    on_bad_sample: Literal["mask", "fail"] = Field("mask", description="what is found bad at assembly")
     keep_rows: bool = Field(True, description="token ids beside the index (4 bytes each): workers need not tokenise")
     text_token_cost: int = Field(1, ge=0, description="what dealing weighs a padded text token")
     vision_token_cost: int = Field(1, ge=0, description="what dealing weighs a token of a crop")

@@ -53,6 +53,7 @@ class OwlStreamDataset(IterableDataset[Batch]):
         prefetch_bytes: bytes that those may hold together; one may always wait.
         give_up_after_s: seconds without a batch, all servers tried, after which iteration raises.
         token: for servers that ask for one; else the environment variable OWL_TOKEN.
+        timeouts: to connect, and how long a connection may be silent.
         tls: whom to trust and who we are, for `https` addresses.
         max_frame_bytes: a larger batch is refused before memory is taken for it.
         transport: another carrier than HTTP, for tests.

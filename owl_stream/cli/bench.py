@@ -70,7 +70,7 @@ def _print(name: str, measured: Measured, needs: float | None) -> None:
     typer.echo(
         f"{name}: {measured.mb_per_s:.1f} MB/s, {measured.samples_per_s:.1f} samples/s, "
         f"{measured.crops_per_s:.1f} crops/s ({measured.batches} batches in {measured.seconds:.1f} s, "
-        f"{measured.world_size} streams)"
+        f"{measured.world_size} stream{'s' * (measured.world_size > 1)})"
     )
     typer.echo(f"slower side: {measured.slower}")
     typer.echo(measured.advice(needs))

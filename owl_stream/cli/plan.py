@@ -50,7 +50,7 @@ def plan(
     """Show which samples are in which global steps, what they cost, and how evenly they are dealt to the ranks.
 
     Tokens are text tokens. Efficiency is real tokens over padded ones. Cost is what dealing weighs: padded text tokens
-    and vision tokens; slowest/mean compares the dearest rank with the average one, which wait for each other.
+    and vision tokens; "slowest" compares the dearest rank with the average one, which wait for each other.
     """
     wanted = settings(config, shards, tokenizer, layout, global_batch_size)
     name, dataset_config = choose(wanted, dataset)
@@ -151,7 +151,7 @@ def _describe(
 
 def _print(dataset: Dataset, world_size: int, micro_batch_size: int, steps: list[PlannedStep], rows: bool) -> None:
     console = Console(highlight=False)
-    names = ("step", "pool", "rows", "fillers", "tokens", "padded", "efficiency", "crops", "slowest/mean")
+    names = ("step", "pool", "rows", "fillers", "tokens", "padded", "effic.", "crops", "slowest")
     table = Table(*names, box=box.SIMPLE_HEAD, pad_edge=False)
     for column in table.columns[2:]:
         column.justify = "right"

@@ -18,7 +18,6 @@ from owl_stream.cli.options import (
     settings,
 )
 from owl_stream.cli.terminal import emit
-from owl_stream.errors import ConfigError
 
 LEVELS = ("debug", "info", "warning", "error")
 
@@ -34,8 +33,9 @@ def serve(
     workers: Annotated[int | None, typer.Option(help="Assembly processes; default: one per core.")] = None,
     index_dir: IndexOption = None,
     log_level: Annotated[
-        str, typer.Option(help="debug, info, warning or error.", autocompletion=lambda: list(LEVELS))
-    ] = "warning",
+        str | None,
+        typer.Option(help="debug, info, warning (default) or error.", autocompletion=lambda: list(LEVELS)),
+    ] = None,
     log_format: Annotated[str | None, typer.Option(help="text (default), or json: one object a line.")] = None,
     allow_anonymous: Annotated[
         bool, typer.Option("--allow-anonymous", help="Listen beyond loopback although no tokens are asked for.")
@@ -48,12 +48,10 @@ def serve(
     """
     from owl_stream.server import serve as run  # noqa: PLC0415 # `owl-stream --help` need not load a web framework
 
-    flags = {"host": host, "port": port, "workers": workers, "log_format": log_format}
+    flags = {"host": host, "port": port, "workers": workers, "log_format": log_format, "log_level": log_level}
     wanted = settings(config, shards, tokenizer, layout, global_batch_size, **flags)
     if allow_anonymous:
         wanted = wanted.allowing_anonymous()
-    if log_level not in LEVELS:
-        raise ConfigError(f"--log-level: expected {', '.join(LEVELS)}, got {log_level!r}")
 
     def listening(url: str) -> None:
         if as_json:
@@ -67,4 +65,4 @@ def serve(
         else:
             typer.echo(f"ready: {', '.join(wanted.datasets)}")
 
-    run(wanted, index_dir=index_dir, log_level=log_level, on_listening=listening, on_ready=ready)
+    run(wanted, index_dir=index_dir, on_listening=listening, on_ready=ready)

@@ -23,7 +23,8 @@ from owl_stream.errors import OwlStreamError, TemporaryError, WorkerError
 class EngineStatistics:
     """A snapshot. Sums run since the engine began; `failed` are assemblies by their error's code.
 
-    `seconds` by stage are work inside workers, and `queue`: planning a job and waiting for a worker.
+    `seconds` by stage are work inside workers, and `queue`: planning a job and waiting for a worker. `kept_bytes` are
+    those of finished frames that are kept for consumers a little behind.
     """
 
     workers: int
@@ -36,7 +37,6 @@ class EngineStatistics:
     restarts: int
     condemned: int
     seconds: dict[str, float]
-    report: dict[str, int]
     failed: dict[str, int] = field(default_factory=dict)
     kept_bytes: int = 0
 
@@ -116,7 +116,6 @@ class _Sums:
     assembled: int = 0
     shared: int = 0
     seconds: Counter[str] = field(default_factory=Counter)
-    report: Counter[str] = field(default_factory=Counter)
     failed: Counter[str] = field(default_factory=Counter)
 
 
@@ -195,7 +194,6 @@ class Engine(ABC):
             restarts=0,
             condemned=0,
             seconds=dict(self._sums.seconds),
-            report=dict(self._sums.report),
             failed=dict(self._sums.failed),
             kept_bytes=self._recent.nbytes,
         )
@@ -222,7 +220,6 @@ class Engine(ABC):
         took_s, work = time.monotonic() - began, memory.assembled.seconds
         self._sums.assembled += 1
         self._sums.seconds.update({**work, "queue": max(0.0, took_s - sum(work.values()))})
-        self._sums.report.update(memory.assembled.counts)
         self.on_assembled(took_s)
         return memory
 

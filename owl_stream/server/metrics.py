@@ -140,6 +140,8 @@ class Metrics(Collector):
             "engine_leased", "Uses of assembled frames that are being sent or wait for it.", [((), engine.leased)]
         )
         yield _gauge("engine_slab_bytes", "Shared memory of frames.", [((), engine.slab_bytes)])
+        kept = "Of finished frames that are kept for consumers a little behind others."
+        yield _gauge("engine_kept_bytes", kept, [((), engine.kept_bytes)])
         yield _counter("engine_assembled", "Frames assembled.", [((), engine.assembled)])
         yield _counter("engine_shared", "Frames that joined another's assembly.", [((), engine.shared)])
         yield _counter("engine_restarts", "Workers replaced.", [((), engine.restarts)])

@@ -73,7 +73,6 @@ def serve(
     config: Config,
     *,
     index_dir: Path | None = None,
-    log_level: str = "info",
     on_listening: Callable[[str], None] = lambda url: None,
     on_ready: Callable[[], None] = lambda: None,
 ) -> None:
@@ -90,13 +89,13 @@ def serve(
 
     app = create_app(config, index_dir=index_dir, on_failure=fail, on_ready=on_ready)
     state: ServerState = app.state.server
-    configure_logs(config.server.log_format, log_level, state.tokens.masked)
+    configure_logs(config.server.log_format, config.server.log_level, state.tokens.masked)
     settings = uvicorn.Config(
         app,
         loop="owl_stream.server.tls:ServerLoop",
         http=limited_protocol(config.server.request_timeout_s, state.connections),
         ws="none",
-        log_level=log_level,
+        log_level=config.server.log_level,
         log_config=None,
         access_log=False,
         server_header=False,
