@@ -111,7 +111,6 @@ def _serve(tell: Callable[[str], None], config: Path, port: int, log: Path) -> N
     server = settings.server.model_copy(update={"port": port})
     serve(
         settings.model_copy(update={"server": server}),
-        log_level="warning",
         on_listening=tell,
         on_ready=lambda: tell("ready"),
     )
