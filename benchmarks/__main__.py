@@ -43,7 +43,7 @@ QUICK = Length(rounds=3, seconds=2.0, peers=False, endurance_s=20.0)
 
 def parts(workloads: dict[Kind, Workload], real: Sequence[Path], length: Length) -> dict[str, Part]:
     """What can be measured, by name, in the order of the acceptance list."""
-    plain, few = workloads["plain"], max(2, length.rounds // 2)
+    plain, few = workloads["plain"], min(5, length.rounds)
 
     def compare(kind: Kind) -> Part:
         return lambda: throughput.measure(
@@ -66,7 +66,7 @@ def parts(workloads: dict[Kind, Workload], real: Sequence[Path], length: Length)
         "balance": lambda: measure_balance(plain, real),
         "start": lambda: start.measure(plain, rounds=few),
         "endurance": lambda: endurance.measure(plain, seconds=length.endurance_s),
-        "interpreter": lambda: interpreter.measure(plain, rounds=few, seconds=length.seconds),
+        "interpreter": lambda: interpreter.measure(plain, rounds=length.rounds, seconds=length.seconds),
     }
 
 
