@@ -12,10 +12,10 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
 from owl_stream.errors import ConfigError
 
@@ -24,6 +24,7 @@ ENV_PREFIX = "OWL_"
 _SECRETS = ("server", "access", "tokens")
 
 LayoutName = Literal["owl3-240728", "owl3-241101"]
+LogLevel = Literal["debug", "info", "warning", "error"]
 
 
 @dataclass(frozen=True)
@@ -100,13 +101,13 @@ class CacheConfig(_Frozen):
 class ServerConfig(_Frozen):
     """Where the server listens, who may read, and what it may spend."""
 
-    host: str = Field("127.0.0.1", description="loopback, because anything wider needs tokens")
+    host: str = Field("127.0.0.1", min_length=1, description="loopback, because anything wider needs tokens")
     port: int = Field(8000, ge=0, le=65535, description="0 lets the system choose")
     workers: int | None = Field(None, ge=0, le=1024, description="none: one per usable core; 0: assemble inline")
     access: AccessConfig = AccessConfig()
     tls: TlsConfig = TlsConfig()
     log_format: Literal["text", "json"] = Field("text", description="json: one object a line, for log collectors")
-    log_level: Literal["debug", "info", "warning", "error"] = Field("warning", description="info: streams come and go")
+    log_level: LogLevel = Field("warning", description="info: streams come and go")
     max_streams: int = Field(64, ge=1, le=4096, description="more is refused with 429; each costs prefetch_bytes")
     max_streams_per_token: int | None = Field(None, ge=1, le=4096, description="none: only max_streams counts")
     max_connections: int = Field(4096, ge=4, le=1 << 20, description="past it the longest silent one makes room")
@@ -123,14 +124,20 @@ class ServerConfig(_Frozen):
     grace_s: float = Field(5.0, gt=0, description="SIGTERM: time for streams to finish their frame")
 
 
+_OFF = BeforeValidator(lambda value: "off" if value is False else value)
+"""YAML reads `off` as false."""
+
+
 class DatasetConfig(_Frozen):
     """One dataset: where its shards lie, what a row is, and in which order rows come."""
 
     shards: tuple[str, ...] = Field(min_length=1, description="tars, brace patterns, globs, directories")
     layout: LayoutName = Field("owl3-240728", description="the release of the model, see layouts.md")
-    tokenizer: str = Field(description="a tokenizers file, or a hub id")
+    tokenizer: str = Field(min_length=1, description="a tokenizers file, or a hub id")
     image_size: int = Field(384, ge=14, le=4096, description="side of a crop in pixels")
-    cut: Literal["off", "single", "all"] = Field("single", description="240728 never cut multi-image samples")
+    cut: Annotated[Literal["off", "single", "all"], _OFF] = Field(
+        "single", description="240728 never cut multi-image samples"
+    )
     resize: Literal["simd", "pillow"] = Field("simd", description="pillow is bit-exact with the released processor")
     max_length: int = Field(4096, ge=16, le=1 << 20, description="tokens of a row")
     max_image_pixels: int = Field(100_000_000, ge=1, description="a larger header is refused unread")
@@ -139,7 +146,9 @@ class DatasetConfig(_Frozen):
     shuffle: Literal["none", "block", "full"] = Field("full", description="block: reads few shards at a time")
     shuffle_block_shards: int = Field(8, ge=1, description="shards read at a time under shuffle: block")
     bucket_window: int = Field(32, ge=1, le=1 << 16, description="steps whose rows are sorted by length together")
-    modality: Literal["pure", "off"] = Field("pure", description="pure: all rows of a step have images, or none has")
+    modality: Annotated[Literal["pure", "off"], _OFF] = Field(
+        "pure", description="pure: all rows of a step have images, or none has"
+    )
     last: Literal["fill", "drop"] = Field("fill", description="the last step of an epoch: completed, or left out")
     on_too_long: Literal["truncate", "skip"] = Field("truncate", description="what is longer than max_length")
     on_bad_sample: Literal["mask", "fail"] = Field("mask", description="what is found bad at assembly")
@@ -212,14 +221,18 @@ def load_config(
         raise ConfigError(f"{path}: expected UTF-8 text, got byte {exc.object[exc.start]:#04x} at {exc.start}") from exc
     try:
         raw = yaml.safe_load(text)
-    except yaml.YAMLError as exc:
+    except _UNREADABLE as exc:
         raise ConfigError(f"{path}: not valid YAML: {_yaml_fault(exc)}") from None
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: expected a mapping with `server` and `datasets`, got {type(raw).__name__}")
     return make_config(raw, origin=str(path), base=path.resolve().parent, environ=environ, flags=flags)
 
 
-def _yaml_fault(exc: yaml.YAMLError) -> str:
+_UNREADABLE = (yaml.YAMLError, ValueError)
+"""What PyYAML raises; the latter for a date that there is not."""
+
+
+def _yaml_fault(exc: Exception) -> str:
     """What is wrong and where, without the snippet that PyYAML quotes: it may hold a token."""
     mark = getattr(exc, "problem_mark", None)
     place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
@@ -243,6 +256,9 @@ def make_config(
     """
     merged, origins = _with_environment(dict(raw), os.environ if environ is None else environ)
     merged = _with_flags(merged, flags or {}, origins)
+    if "base" in merged:
+        place, known = origins.get("base", origin), ", ".join(_known_keys(["base"]))
+        raise ConfigError(f"{place}: unknown key `base`; known keys: {known}")
     try:
         return Config.model_validate({**merged, "base": base})
     except ValidationError as exc:
@@ -250,11 +266,11 @@ def make_config(
 
 
 def _with_environment(raw: dict[str, Any], environ: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
-    """Lay `OWL_A__B=value` over raw["a"]["b"]; values are parsed as YAML, keys match whatever their case."""
+    """Lay `OWL_A__B=value` over raw["a"]["b"]; values are read by `_value`, keys match whatever their case."""
     origins: dict[str, str] = {}
     for variable in sorted(environ):
         parts = variable.removeprefix(ENV_PREFIX).split("__")
-        if not variable.startswith(ENV_PREFIX) or len(parts) < 2:
+        if not variable.startswith(ENV_PREFIX) or len(parts) < 2 or not _meant_for_us(parts[0]):
             continue
         node: dict[str, Any] = raw
         path: list[str] = []
@@ -276,14 +292,20 @@ def _with_environment(raw: dict[str, Any], environ: Mapping[str, str]) -> tuple[
     return raw, origins
 
 
+def _meant_for_us(section: str) -> bool:
+    """Whether a variable's first part is a section, perhaps misspelt; Kubernetes and others have `OWL_..__..` too."""
+    return bool(difflib.get_close_matches(section.lower(), ("server", "datasets"), n=1, cutoff=0.75))
+
+
 def _value(variable: str, text: str, path: list[str]) -> Any:
     """What a variable says: YAML, but for keys that hold text, which is taken as it is (`::` is an address)."""
     field = _section(path[:-1]).model_fields.get(path[-1])
     if field is not None and field.annotation is str:
-        return text
+        quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
+        return text[1:-1] if quoted else text
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError as exc:
+    except _UNREADABLE as exc:
         fault = _yaml_fault(exc)
         raise ConfigError(f"{variable}: not valid YAML: {fault}; put text with signs of YAML's in quotes") from None
 
@@ -293,12 +315,10 @@ def _with_flags(raw: dict[str, Any], flags: Mapping[str, Any], origins: dict[str
     merged = dict(raw)
     for key, value in flags.items():
         path = (*above, key)
-        if isinstance(value, Mapping):
-            child = raw.get(key)
-            merged[key] = _with_flags(child if isinstance(child, dict) else {}, value, origins, *path)
-        else:
-            merged[key] = value
-        origins[".".join(path)] = "command line"
+        if not isinstance(value, Mapping):
+            merged[key], origins[".".join(path)] = value, "command line"
+        elif isinstance(raw.get(key, {}), dict):  # else validation refuses it
+            merged[key] = _with_flags(raw.get(key, {}), value, origins, *path)
     return merged
 
 

@@ -54,11 +54,27 @@ def test_a_wrong_variable_is_named(path: Path) -> None:
         load_config(path, {"OWL_SERVER__PROT": "1"})
 
 
-def test_text_in_a_variable_is_taken_as_it_is(path: Path) -> None:
-    """An address of all interfaces is not YAML, and a tokenizer whose name is a number is no number."""
-    environ = {"OWL_SERVER__HOST": "::", "OWL_DATASETS__TRAIN__TOKENIZER": "123"}
-    config = load_config(path, environ)
-    assert (config.server.host, config.datasets["train"].tokenizer) == ("::", "123")
+@pytest.mark.parametrize(("host", "read"), [("::", "::"), ("*", "*"), ('"10.0.0.1"', "10.0.0.1"), ("'x'", "x")])
+def test_text_in_a_variable_is_taken_as_it_is(path: Path, host: str, read: str) -> None:
+    """All interfaces are no YAML, a name of digits is no number; quotes around it are not meant."""
+    config = load_config(path, {"OWL_SERVER__HOST": host, "OWL_DATASETS__TRAIN__TOKENIZER": "123"})
+    assert (config.server.host, config.datasets["train"].tokenizer) == (read, "123")
+
+
+def test_off_needs_no_quotes(path: Path) -> None:
+    """YAML reads a bare `off` as false, in a file and in a variable; we know what is meant."""
+    path.write_text("datasets: {train: {shards: [a.tar], tokenizer: t.json, cut: off, modality: off}}\n")
+    train = load_config(path, {}).datasets["train"]
+    assert (train.cut, train.modality) == ("off", "off")
+    path.write_text(MINIMAL)
+    assert load_config(path, {"OWL_DATASETS__TRAIN__CUT": "off"}).datasets["train"].cut == "off"
+    with pytest.raises(ConfigError, match=r"`datasets.train.cut`: input should be 'off', 'single' or 'all', got True"):
+        load_config(path, {"OWL_DATASETS__TRAIN__CUT": "on"})
+
+
+def test_variables_that_others_set_are_not_ours(path: Path) -> None:
+    """Kubernetes tells every container of the services beside it, and a service may be called `owl-stream--canary`."""
+    load_config(path, {"OWL_STREAM__CANARY_SERVICE_HOST": "10.0.0.1", "OWL_SERVER_PORT": "tcp://10.0.0.1:80"})
 
 
 @pytest.mark.parametrize(
@@ -66,6 +82,8 @@ def test_text_in_a_variable_is_taken_as_it_is(path: Path) -> None:
     [
         ("OWL_DATASETS__TRAIN__SHARDS", "*.tar", "not valid YAML: line 1, column 2: .*; put text .* in quotes"),
         ("OWL_SERVER__ACCESS__TOKENS", "{a: 'very-secret-token", "not valid YAML"),
+        ("OWL_DATASETS__TRAIN__SEED", "2024-13-45", "not valid YAML: unreadable"),
+        ("OWL_SERVER__HOST", "", "`server.host`: .* at least 1 character"),
         ("OWL_SERVR__PORT", "1", "unknown key `servr`; did you mean `server`"),
         ("OWL_DATASET__TRAIN__SEED", "3", "unknown key `dataset`; did you mean `datasets`"),
         ("OWL_SERVER__ACCES__METRICS", "open", "unknown key `server.acces`; did you mean `access`"),
@@ -91,6 +109,25 @@ def test_flags_lie_over_the_environment_and_the_file(path: Path) -> None:
         load_config(path, environ, flags={"server": {"port": -1}})
 
 
+@pytest.mark.parametrize("flags", [{}, {"server": {}}, {"server": {"port": 3}}])
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ("{prot: 1}", "unknown key `server.prot`"),
+        ("{workers: many}", "`server.workers`"),
+        ("{tls: {key: k}}", "`server.tls`"),
+        ("5", "`server`"),
+        ("", "`server`"),
+    ],
+)
+def test_a_files_mistakes_are_the_files(path: Path, section: str, message: str, flags: dict[str, object]) -> None:
+    """Whatever flags there are besides, and a section that is none is not passed over in silence."""
+    path.write_text(f"server: {section}\n" + MINIMAL)
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, {}, flags=flags)
+    assert str(caught.value).startswith(f"{path}: {message}")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -101,6 +138,8 @@ def test_flags_lie_over_the_environment_and_the_file(path: Path) -> None:
         ("datasets: {train: {shards: [], tokenizer: t}}\n", "datasets.train.shards"),
         ("datasets: {train: {shards: [a]}}\n", "`datasets.train.tokenizer` is missing"),
         ("datasets: {}\n", "`datasets`"),
+        ("base: /\n" + MINIMAL, "unknown key `base`; known keys: server, datasets"),
+        ("x: 2024-13-45\n", "not valid YAML"),
     ],
 )
 def test_wrong_files_are_refused_by_name(path: Path, text: str, message: str) -> None:

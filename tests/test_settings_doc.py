@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Literal, get_args, get_origin
 
 import pytest
 from pydantic import BaseModel
@@ -29,7 +30,9 @@ def row(name: str, field: FieldInfo) -> str:
         default = "none"
     else:
         default = f"`{str(field.default).lower() if isinstance(field.default, bool) else field.default}`"
-    return f"| `{name}` | {default} | {field.description} |"
+    choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
+    meaning = f"{', '.join(f'`{choice}`' for choice in choices)}; {field.description}" if choices else field.description
+    return f"| `{name}` | {default} | {meaning} |"
 
 
 @pytest.mark.parametrize("section", SECTIONS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 
@@ -18,8 +18,7 @@ from owl_stream.cli.options import (
     settings,
 )
 from owl_stream.cli.terminal import emit
-
-LEVELS = ("debug", "info", "warning", "error")
+from owl_stream.config import LogLevel
 
 
 def serve(
@@ -34,7 +33,7 @@ def serve(
     index_dir: IndexOption = None,
     log_level: Annotated[
         str | None,
-        typer.Option(help="debug, info, warning (default) or error.", autocompletion=lambda: list(LEVELS)),
+        typer.Option(help="debug, info, warning (default) or error.", autocompletion=lambda: list(get_args(LogLevel))),
     ] = None,
     log_format: Annotated[str | None, typer.Option(help="text (default), or json: one object a line.")] = None,
     allow_anonymous: Annotated[
