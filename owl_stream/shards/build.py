@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import wait as wait_for_handle
 from pathlib import Path
+from types import FrameType
 from typing import Any, Literal
 
 from owl_stream.errors import ConfigError, DataError, WorkerError
@@ -225,12 +226,33 @@ def _feed(
 
 @contextmanager
 def _interrupts_held() -> Iterator[None]:
-    """Ctrl-C goes to a whole group; processes that are begun meanwhile never see it, and end with us instead."""
+    """Ctrl-C goes to a whole group; processes that are begun meanwhile never see it, and end with us instead.
+
+    They inherit the mask. It is not enough for us: the signal then comes through another thread, a library's say, and
+    would part us from a process that still waits to hear what it is to do.
+    """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        with _handler_held():
+            yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _handler_held() -> Iterator[None]:
+    """What Python does on Ctrl-C it does once the block has ended."""
+    handler, caught = signal.getsignal(signal.SIGINT), list[tuple[int, FrameType | None]]()
+    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+        yield  # handlers run in the main thread only, and elsewhere nothing is interrupted
+        return
+    signal.signal(signal.SIGINT, lambda signum, frame: caught.append((signum, frame)))
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.signal(signal.SIGINT, handler)
+        if caught:
+            handler(*caught[0])
 
 
 def _index_shard(number: int, shard: Shard, measure: Measure, indexing: _Indexing, counters: _Counters) -> None:

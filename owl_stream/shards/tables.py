@@ -11,8 +11,9 @@ import logging
 import os
 import secrets
 import struct
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,9 @@ _HEADER = struct.Struct("<8sIIQq16s16sQQ")
 _CHECK = struct.Struct("<Q")
 CHECK_BYTES = _CHECK.size
 """A table ends with a checksum of all before it."""
+
+_ABANDONED_S = 86400.0
+"""A file is written within minutes; after this it is nobody's any more."""
 
 _log = logging.getLogger("owl_stream.shards")
 
@@ -97,15 +101,18 @@ class IndexPlace:
     def prepare(self, shard: Shard) -> None:
         """Make the directory and see that it can be written, before hours are spent on reading.
 
+        What an indexing process was writing when it was killed, a day ago or longer, is removed.
+
         Raises:
             ConfigError: it cannot.
         """
         directory = self.directory(shard)
         with writing(directory):
             directory.mkdir(parents=True, exist_ok=True)
-            probe = directory / f".{secrets.token_hex(8)}.tmp"
+            probe = _unfinished(directory)
             probe.touch(exist_ok=False)
             probe.unlink()
+            _tidy(directory)
 
 
 @dataclass(frozen=True)
@@ -160,7 +167,7 @@ def replaced(path: Path) -> Iterator[int]:
     Raises:
         ConfigError: the directory cannot be written or is full.
     """
-    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
+    temporary = _unfinished(path.parent)
     with writing(path.parent):
         file = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         try:
@@ -186,6 +193,18 @@ def write_all(file: int, data: bytes | memoryview, offset: int) -> int:
         written = os.pwrite(file, view, offset)
         view, offset = view[written:], offset + written
     return offset
+
+
+def _unfinished(directory: Path) -> Path:
+    """A new name for what is being written."""
+    return directory / f".{secrets.token_hex(8)}.tmp"
+
+
+def _tidy(directory: Path) -> None:
+    for path in directory.glob(f".{'[0-9a-f]' * 16}.tmp"):
+        with suppress(OSError):  # another process may have been quicker
+            if time.time() - path.stat().st_mtime > _ABANDONED_S:
+                path.unlink()
 
 
 @contextmanager

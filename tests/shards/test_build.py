@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +26,7 @@ from owl_stream.errors import (
     WorkerError,
 )
 from owl_stream.shards import Index, Measure, MeasureFactory, Progress, build_index, find_shards, read_sample, read_span
+from owl_stream.shards.build import _interrupts_held as interrupts_held
 from tests.shards.measures import Recording, conversations, crashing, even_only, members, unmade
 from tests.support.damage import cut, member, member_offsets, overwrite, write
 from tests.support.tars import write_shard
@@ -516,3 +520,48 @@ def test_real_shards(shared_data: Path, tmp_path: Path) -> None:
             document = next(m for m in sample.members if m.ext == "json")
             crops = sum(turn["content"].count("<|image|>") for turn in json.loads(bytes(document.data))["messages"])
             assert index.costs(np.array([at])).crops.tolist() == [crops]
+
+
+def test_what_a_killed_process_was_writing_is_removed_once_it_is_old(tmp_path: Path) -> None:
+    """A day later it is nobody's. What is younger may still be written, and files of others are theirs."""
+    shards_in(tmp_path, count=1)
+    place = tmp_path / ".owl-index"
+    place.mkdir()
+    left = {"old": f".{'a1' * 8}.tmp", "young": f".{'b2' * 8}.tmp", "foreign": ".somebody.tmp"}
+    for name, file in left.items():
+        (place / file).write_bytes(b"half a row table")
+        if name != "young":
+            os.utime(place / file, (time.time() - 100_000,) * 2)
+    build(tmp_path).close()
+    assert [name for name, file in left.items() if (place / file).exists()] == ["young", "foreign"]
+
+
+def test_an_interrupt_parts_nobody_from_a_process_that_is_being_started() -> None:
+    """Another thread takes the signal, as a library's may: it is seen when the process has all that it waits for."""
+    stop, seen = threading.Event(), []
+    other = threading.Thread(target=stop.wait)
+    other.start()
+
+    def interrupted() -> None:
+        with interrupts_held():
+            os.kill(os.getpid(), signal.SIGINT)
+            while not signal_was_taken():
+                pass
+            seen.append("the block went on")
+
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            interrupted()
+        assert seen
+        with interrupts_held():
+            pass
+    finally:
+        stop.set()
+        other.join()
+
+
+def signal_was_taken() -> bool:
+    """Whether SIGINT waits for no thread of this process any more."""
+    status = Path("/proc/self/status").read_text()
+    pending = int(re.search(r"^ShdPnd:\s*(\w+)$", status, re.MULTILINE)[1], 16)  # type: ignore[index] # it is there
+    return not pending >> (signal.SIGINT - 1) & 1
