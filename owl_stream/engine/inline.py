@@ -28,7 +28,7 @@ class InlineEngine(Engine):
         buffer = memoryview(bytearray(dataset.capacity(job)))
         assembled = assembler.assemble(job, buffer)
         view = buffer[assembled.start : assembled.start + assembled.nbytes].toreadonly()
-        return Memory(view, assembled, view.release)
+        return Memory(view, assembled, view.release, view.nbytes)
 
     async def aclose(self) -> None:
         """Stop, and close the shards that assemblers hold open."""

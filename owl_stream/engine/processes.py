@@ -20,7 +20,7 @@ from owl_stream.engine.cores import usable_cores
 from owl_stream.engine.fair import FairQueue
 from owl_stream.engine.handle import WorkerDiedError, WorkerHandle
 from owl_stream.engine.shared import Engine, EngineStatistics, Memory, SharedPlace
-from owl_stream.engine.slabs import CONTROL_BYTES, Slab, SlabPool
+from owl_stream.engine.slabs import CONTROL_BYTES, Slab, SlabPool, slab_bytes
 from owl_stream.errors import OwlStreamError, ReadError, TemporaryError, WorkerError
 
 log = logging.getLogger("owl_stream.engine")
@@ -161,7 +161,7 @@ class ProcessEngine(Engine):
                 raise
             else:
                 assert errand.slab is not None
-                return self._memory(errand.slab, assembled)
+                return self._memory(errand.slab, errand.capacity, assembled)
         raise WorkerError(
             f"{job}: {MAX_TRIES} workers died one after the other while assembling it, not because of one sample; "
             f"look for the kernel's memory killer, then ask again"
@@ -188,7 +188,7 @@ class ProcessEngine(Engine):
             errand.result.exception()
             raise
 
-    def _memory(self, slab: Slab, assembled: Assembled) -> Memory:
+    def _memory(self, slab: Slab, capacity: int, assembled: Assembled) -> Memory:
         view = slab.memory[assembled.start : assembled.start + assembled.nbytes].toreadonly()
 
         def release() -> None:
@@ -196,7 +196,7 @@ class ProcessEngine(Engine):
             self._slabs.give(slab)
 
         place = SharedPlace(slab, CONTROL_BYTES + assembled.start, assembled.nbytes)
-        return Memory(view, assembled, release, place)
+        return Memory(view, assembled, release, slab_bytes(capacity), place)
 
     def _condemned_in(self, job: Job) -> dict[int, str]:
         rows = [row for row in (*job.rows, *job.spares) if row is not None]

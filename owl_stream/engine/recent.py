@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Generic, Protocol, TypeVar
 
 
@@ -47,6 +47,11 @@ class RecentFrames(Generic[Key, Item]):
             self.nbytes -= item.nbytes
         return item
 
+    def retain(self, wanted: Callable[[Key], bool]) -> None:
+        """Let go of what nobody wants."""
+        for key in [key for key in self._items if not wanted(key)]:
+            self._release(self._items.pop(key))
+
     def clear(self) -> None:
         """Let everything go."""
         while self._items:
@@ -54,5 +59,8 @@ class RecentFrames(Generic[Key, Item]):
 
     def _let_go(self) -> None:
         _, item = self._items.popitem(last=False)
+        self._release(item)
+
+    def _release(self, item: Item) -> None:
         self.nbytes -= item.nbytes
         item.release()

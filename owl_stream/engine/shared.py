@@ -54,12 +54,14 @@ class SharedPlace:
 class Memory:
     """A whole frame in memory that somebody owns; `release` gives the memory back and makes `view` invalid.
 
-    `place` is where other processes find it, if they can.
+    `place` is where other processes find it, if they can. `room` is what a frame of its size takes, in bytes: more than
+    it has, where memory comes in few sizes.
     """
 
     view: memoryview
     assembled: Assembled
     release: Callable[[], None]
+    room: int
     place: SharedPlace | None = None
 
     @property
@@ -94,6 +96,11 @@ class FrameLease:
         return self._memory.place
 
     @property
+    def room(self) -> int:
+        """Bytes of memory that a frame of this size takes."""
+        return self._memory.room
+
+    @property
     def assembled(self) -> Assembled:
         """What the assembler says of the frame: statuses, seconds by stage, the contract's report."""
         return self._memory.assembled
@@ -111,6 +118,10 @@ class FrameLease:
         self.release()
 
 
+COMES_BACK_S = 2.0
+"""After an epoch a reader asks for the next one at once, unless its trainer saves or evaluates first."""
+
+
 @dataclass
 class _Sums:
     assembled: int = 0
@@ -122,9 +133,9 @@ class _Sums:
 class Engine(ABC):
     """Makes frames. Everything runs on the event loop that first uses it.
 
-    Equal coordinates that overlap in time share one assembly, and so do those that come a little later: while several
-    consumers read the same share of a dataset at about the same epoch, the latest frames that nobody holds any more are
-    kept, up to `share_bytes`. (For one alone they are not: memory that is used again at once is in a cache still.) A
+    Equal coordinates that overlap in time share one assembly, and so do those that come a little later: while another
+    consumer reads the same share of a dataset a little behind, the latest frames that nobody holds any more are kept
+    for it, up to `share_bytes`. (For one alone they are not: memory that is used again at once is in a cache still.) A
     waiter that is cancelled disturbs neither the assembly nor the other waiters. Failures are not kept: the next one
     begins anew.
     """
@@ -176,9 +187,15 @@ class Engine(ABC):
         try:
             memory = await asyncio.shield(assembly.task)
         except BaseException:
-            self._leave(key, assembly)
+            self._end_use(key, assembly, consumer)
             raise
-        return FrameLease(memory, lambda: self._leave(key, assembly))
+        return FrameLease(memory, lambda: self._end_use(key, assembly, consumer))
+
+    def leave(self, consumer: Consumer) -> None:
+        """Keep nothing more for a consumer that has ended. What was kept for it alone goes a little later: it may have
+        ended an epoch, and come back as another one for the next."""
+        if self._consumers.pop(consumer, None) is not None:
+            asyncio.get_running_loop().call_later(COMES_BACK_S, self._recent.retain, self._wanted)
 
     def statistics(self) -> EngineStatistics:
         """A snapshot of what the engine holds and has done."""
@@ -235,20 +252,24 @@ class Engine(ABC):
         elif assembly.users == 0:
             self._forget(key, assembly)
 
-    def _leave(self, key: tuple[str, Coordinate], assembly: _Assembly) -> None:
+    def _end_use(self, key: tuple[str, Coordinate], assembly: _Assembly, consumer: Consumer | None) -> None:
         assembly.users -= 1
         if assembly.users == 0 and self._assemblies.get(key) is assembly and assembly.task.done():
-            self._forget(key, assembly)
+            self._forget(key, assembly, consumer)
 
-    def _forget(self, key: tuple[str, Coordinate], assembly: _Assembly) -> None:
+    def _forget(self, key: tuple[str, Coordinate], assembly: _Assembly, by: Consumer | None = None) -> None:
         del self._assemblies[key]
-        if not self._closed and sum(_close(key, other) for other in self._consumers.values()) > 1:
+        if not self._closed and self._wanted(key, by):
             self._recent.keep(key, assembly.task.result())
         else:
             assembly.task.result().release()
 
+    def _wanted(self, key: tuple[str, Coordinate], by: Consumer | None = None) -> bool:
+        """Whether anybody else may soon ask for a frame that was given back `by` one."""
+        return any(other is not by and _behind(there, key) for other, there in self._consumers.items())
 
-def _close(one: tuple[str, Coordinate], other: tuple[str, Coordinate]) -> bool:
-    """Whether who asked for the other one may soon ask for this one too."""
-    (fingerprint, at), (others, there) = one, other
-    return fingerprint == others and at[3:] == there[3:] and abs(at.epoch - there.epoch) <= 1
+
+def _behind(one: tuple[str, Coordinate], other: tuple[str, Coordinate]) -> bool:
+    """Whether who asked for this one last may soon ask for the other one too."""
+    (fingerprint, here), (others, at) = one, other
+    return fingerprint == others and here[3:] == at[3:] and here[:3] <= at[:3] and at.epoch - here.epoch <= 1

@@ -89,7 +89,7 @@ class SlabPool:
 
     def take(self, frame_bytes: int) -> Slab:
         """A slab with room for a frame of `frame_bytes`."""
-        need = _capacity(frame_bytes + CONTROL_BYTES)
+        need = slab_bytes(frame_bytes)
         fitting = [slab for slab in self._free if need <= slab.nbytes <= need * MAX_SLACK]
         if not fitting:
             return self._make(need)
@@ -123,10 +123,11 @@ class SlabPool:
         slab.close()
 
 
-def _capacity(nbytes: int) -> int:
-    """`nbytes` rounded up to a power of two or half-way between two, so that frames of like size fit the same slabs.
+def slab_bytes(frame_bytes: int) -> int:
+    """What a slab for a frame has, rounded up to a power of two or half-way between two.
 
     Were each as large as its frame, ever more of them would be made, until every size had as many as there ever were.
     """
+    nbytes = frame_bytes + CONTROL_BYTES
     half = 1 << max(SMALLEST, nbytes - 1).bit_length() - 2
     return max(SMALLEST, -(-nbytes // half) * half)

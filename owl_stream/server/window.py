@@ -23,7 +23,10 @@ class Window:
         self._exhausted = False
 
     def fill(self) -> None:
-        """Ask the engine for as many frames as the budget allows; the largest one seen stands for those to come."""
+        """Ask the engine for as many frames as the budget allows; the largest one seen stands for those to come.
+
+        Behind the last one the consumer leaves: before the reader hears of the end, and comes back as another one.
+        """
         # The frame that is being sent is in memory too; beside it one may always be on its way.
         ahead = min(MAX_AHEAD, self._prefetch_bytes // self._largest - 1) if self._largest else 2
         while not self._exhausted and len(self._tasks) < max(1, ahead):
@@ -32,6 +35,8 @@ class Window:
                 self._exhausted = True
             else:
                 self._tasks.append(asyncio.create_task(self._engine.frame(self._dataset, at, self._consumer)))
+        if self._exhausted and not self._tasks:
+            self._engine.leave(self._consumer)
 
     @property
     def next(self) -> asyncio.Task[FrameLease] | None:
@@ -41,7 +46,7 @@ class Window:
     def take(self) -> FrameLease:
         """Remove the next frame, which must be done. Raises what its assembly raised."""
         lease = self._tasks.popleft().result()
-        self._largest = max(self._largest, lease.view.nbytes)
+        self._largest = max(self._largest, lease.room)
         return lease
 
     async def aclose(self) -> None:
@@ -52,3 +57,4 @@ class Window:
             if isinstance(outcome, FrameLease):
                 outcome.release()
         self._tasks.clear()
+        self._engine.leave(self._consumer)

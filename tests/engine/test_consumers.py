@@ -31,6 +31,14 @@ async def read(
         return bytes(lease.view)
 
 
+async def timers_due() -> None:
+    """Returns once everything has run whose time has come."""
+    loop = asyncio.get_running_loop()
+    mine = loop.create_future()
+    loop.call_later(0, mine.set_result, None)
+    await mine
+
+
 def test_fault_21_a_consumer_a_little_behind_gets_what_was_assembled(dataset: Dataset) -> None:
     """The second of two reads the first one's frames, byte for byte, and costs no assembly."""
 
@@ -88,6 +96,50 @@ def test_who_has_gone_is_not_waited_for(dataset: Dataset) -> None:
             for _ in range(2):
                 await read(engine, dataset, 1, stays)
             assert engine.statistics().assembled == 1 + 1 + 2
+
+    asyncio.run(run())
+
+
+def test_nothing_is_kept_for_one_ahead(dataset: Dataset) -> None:
+    """Who has asked for later frames does not come back for earlier ones."""
+
+    async def run() -> None:
+        async with running(ProcessEngine(1, share_bytes=64 << 20)) as engine:
+            ahead, behind = Consumer(dataset), Consumer(dataset)
+            await read(engine, dataset, 4, ahead)
+            for step in range(4):
+                await read(engine, dataset, step, behind)
+            assert engine.statistics().kept_bytes == 0
+            await read(engine, dataset, 0, ahead, epoch=1)
+            assert engine.statistics().kept_bytes > 0  # `behind` comes to it in a moment
+
+    asyncio.run(run())
+
+
+def test_what_was_kept_for_who_has_left_is_let_go(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not at once, for it may come back for the next epoch; a third one that is still behind keeps what it needs."""
+    monkeypatch.setattr("owl_stream.engine.shared.COMES_BACK_S", 0.0)
+
+    async def run() -> None:
+        async with running(ProcessEngine(1, share_bytes=64 << 20)) as engine:
+            ahead, leaves, stays = (Consumer(dataset) for _ in range(3))
+            await read(engine, dataset, 0, leaves)
+            await read(engine, dataset, 2, stays)
+            for step in range(4):
+                await read(engine, dataset, step, ahead)
+            everything = engine.statistics().kept_bytes
+            engine.leave(leaves)
+            assert engine.statistics().kept_bytes == everything
+            await timers_due()
+            assert 0 < engine.statistics().kept_bytes < everything
+            assembled = engine.statistics().assembled
+            for step in (2, 3):
+                await read(engine, dataset, step, stays)
+            assert engine.statistics().assembled == assembled
+            for consumer in (stays, ahead, ahead):
+                engine.leave(consumer)
+            await timers_due()
+            assert engine.statistics().kept_bytes == 0
 
     asyncio.run(run())
 

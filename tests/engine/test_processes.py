@@ -262,6 +262,26 @@ def test_slabs_are_reused_and_bounded() -> None:
     pool.close()
 
 
+def test_a_frame_counts_as_the_slab_that_one_of_its_size_takes(dataset: Dataset) -> None:
+    """So a stream holds as many slabs as another, whatever its texts' lengths; a larger slab makes no difference."""
+
+    async def run() -> None:
+        async with running(ProcessEngine(1)) as engine:
+            at = Coordinate(0, 0, 0, 0, 1, 4)
+            with await engine.frame(dataset, at) as lease:
+                assert lease.place is not None
+                assert lease.room == lease.place.slab.nbytes > lease.view.nbytes
+                room = lease.room
+            small, large = engine._slabs.take(room - CONTROL_BYTES), engine._slabs.take(2 * room - CONTROL_BYTES)
+            engine._slabs.give(large)
+            with await engine.frame(dataset, at) as lease:
+                assert lease.place is not None
+                assert (lease.room, lease.place.slab.nbytes) == (room, 2 * room)
+            engine._slabs.give(small)
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize("sizes", [(14_200_000, 16_700_000), (1, 1 << 20), (3_200_000, 4_000_000)])
 def test_frames_of_like_size_use_the_same_slabs(sizes: tuple[int, int]) -> None:
     """Whatever order they come in: there are never more slabs than frames at a time, and a slab holds any of them."""

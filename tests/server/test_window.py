@@ -38,8 +38,28 @@ def test_frames_ahead_and_the_one_being_sent_fit_the_budget(tmp_path: Path, fram
                     held = [sending.view.nbytes, *(each.result().view.nbytes for each in window._tasks)]
                     assert len(held) <= 2 or sum(held) <= budget
                     most = max(most, len(held))
+                    assert bool(engine._consumers) == (window.next is not None)  # it leaves before the end is told
             assert most >= max(2, frames)
             assert engine.statistics().leased == 0
+
+    asyncio.run(run())
+    dataset.close()
+
+
+def test_a_stream_that_breaks_off_leaves(tmp_path: Path) -> None:
+    """Nothing is kept for it, and the frames on their way to it are given back."""
+    dataset = open_small(small_dataset(tmp_path, image_size=112, cut="off"))
+    journey = Journey(dataset, 0, 1, 4, 1, Cursor(0, 0, 0), 3, 1)
+
+    async def run() -> None:
+        async with running(InlineEngine()) as engine:
+            window = Window(engine, journey, 64 << 20)
+            window.fill()
+            assert window.next is not None
+            await window.next
+            assert engine._consumers
+            await window.aclose()
+            assert (len(engine._consumers), engine.statistics().leased) == (0, 0)
 
     asyncio.run(run())
     dataset.close()
