@@ -11,7 +11,6 @@ import logging
 import os
 import secrets
 import struct
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -111,8 +110,9 @@ class IndexPlace:
             directory.mkdir(parents=True, exist_ok=True)
             probe = _unfinished(directory)
             probe.touch(exist_ok=False)
+            now = probe.stat().st_mtime  # by the clock that the other files have their times from
             probe.unlink()
-            _tidy(directory)
+            _tidy(directory, now)
 
 
 @dataclass(frozen=True)
@@ -200,10 +200,10 @@ def _unfinished(directory: Path) -> Path:
     return directory / f".{secrets.token_hex(8)}.tmp"
 
 
-def _tidy(directory: Path) -> None:
+def _tidy(directory: Path, now: float) -> None:
     for path in directory.glob(f".{'[0-9a-f]' * 16}.tmp"):
         with suppress(OSError):  # another process may have been quicker
-            if time.time() - path.stat().st_mtime > _ABANDONED_S:
+            if now - path.stat().st_mtime > _ABANDONED_S:
                 path.unlink()
 
 
