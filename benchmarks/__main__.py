@@ -1,6 +1,6 @@
 """Every claim of speed in one run, as a table: `make bench`, or
 
-    python -m benchmarks                 about 20 minutes
+    python -m benchmarks                 about 35 minutes
     python -m benchmarks --quick         about 4: fewer and shorter rounds, one workload's peers, no long stream
     python -m benchmarks --only plain,transport
 
