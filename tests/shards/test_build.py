@@ -563,5 +563,6 @@ def test_an_interrupt_parts_nobody_from_a_process_that_is_being_started() -> Non
 def signal_was_taken() -> bool:
     """Whether SIGINT waits for no thread of this process any more."""
     status = Path("/proc/self/status").read_text()
-    pending = int(re.search(r"^ShdPnd:\s*(\w+)$", status, re.MULTILINE)[1], 16)  # type: ignore[index] # it is there
-    return not pending >> (signal.SIGINT - 1) & 1
+    pending = re.search(r"^ShdPnd:\s*(\w+)$", status, re.MULTILINE)
+    assert pending
+    return not int(pending[1], 16) >> (signal.SIGINT - 1) & 1
