@@ -25,7 +25,7 @@ from owl_stream.assemble.images import decode
 from owl_stream.assemble.tokenizer import ChatTokenizer, load_tokenizer
 from owl_stream.config import DatasetConfig
 from owl_stream.layouts import EncodedRow, Image, get_layout
-from owl_stream.shards import Message
+from owl_stream.records import Message
 
 Kernels = Literal["usual", "ours"]
 WORKERS = 2

@@ -42,6 +42,8 @@ class Recipe:
     max_length: int
     on_too_long: Literal["truncate", "skip"]
     max_image_pixels: int
+    on_unknown_field: Literal["count", "refuse"] = "count"
+    literal_markers: bool = False
 
 
 @dataclass(frozen=True)
@@ -152,6 +154,10 @@ class DatasetConfig(_Frozen):
     last: Literal["fill", "drop"] = Field("fill", description="the last step of an epoch: completed, or left out")
     on_too_long: Literal["truncate", "skip"] = Field("truncate", description="what is longer than max_length")
     on_bad_sample: Literal["mask", "fail"] = Field("mask", description="what is found bad at assembly")
+    on_unknown_field: Literal["count", "refuse"] = Field(
+        "count", description="a field of a record that has no meaning here, see records.md"
+    )
+    literal_markers: bool = Field(False, description="`<image>`, `<video>` of other tools are text in every record")
     keep_rows: bool = Field(True, description="token ids beside the index (4 bytes each): workers need not tokenise")
     text_token_cost: int = Field(1, ge=0, description="what dealing weighs a padded text token")
     vision_token_cost: int = Field(1, ge=0, description="what dealing weighs a token of a crop")
@@ -168,6 +174,8 @@ class DatasetConfig(_Frozen):
             max_length=self.max_length,
             on_too_long=self.on_too_long,
             max_image_pixels=self.max_image_pixels,
+            on_unknown_field=self.on_unknown_field,
+            literal_markers=self.literal_markers,
         )
 
     @property

@@ -53,7 +53,7 @@ class Dataset:
         self.fingerprint = fingerprint(self.components)
         self.assembly = assembly_id(self.recipe)
         self.schema = schema(self.recipe)
-        self.samples, self.quarantined = index.samples, index.quarantined
+        self.samples, self.quarantined, self.notes = index.samples, index.quarantined, index.notes
         self.steps_per_epoch = self._plan.steps_per_epoch
         self.totals = Totals(
             steps=self._plan.steps_per_epoch,
@@ -120,6 +120,7 @@ class Dataset:
             "assembly": self.assembly,
             "samples": self.samples,
             "quarantined": self.quarantined,
+            "notes": self.notes,
             "global_batch_size": self.global_batch_size,
             "steps_per_epoch": self.steps_per_epoch,
             "totals": asdict(self.totals),

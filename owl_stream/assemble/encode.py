@@ -11,7 +11,8 @@ from owl_stream.assemble.header import Header, probe
 from owl_stream.config import Recipe
 from owl_stream.errors import SampleError
 from owl_stream.layouts import EncodedRow, Image, Medium, Tokenizer, Video, View, get_layout
-from owl_stream.shards import IMAGE_MARKER, VIDEO_MARKER, Member, Record, Sample, read_record
+from owl_stream.records import IMAGE_MARKER, VIDEO_MARKER, RecordOptions
+from owl_stream.shards import Member, Record, Sample, read_record
 
 _MARKER = re.compile("|".join(map(re.escape, (IMAGE_MARKER, VIDEO_MARKER))))
 
@@ -25,11 +26,15 @@ class Picture(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class EncodedSample:
-    """A sample's key, its row, and for each of the row's views the picture to decode."""
+    """A sample's key, its row, and for each of the row's views the picture to decode.
+
+    `notes`: what is worth telling about it; known only where its record was read.
+    """
 
     key: str
     row: EncodedRow
     pictures: tuple[tuple[View, Picture], ...]
+    notes: tuple[str, ...] = ()
 
 
 class Encoder:
@@ -38,6 +43,7 @@ class Encoder:
     def __init__(self, recipe: Recipe, tokenizer: Tokenizer, *, indexed: bool = False) -> None:
         self._recipe, self._tokenizer, self._indexed = recipe, tokenizer, indexed
         self._layout = get_layout(recipe.layout)
+        self._options = RecordOptions(recipe.on_unknown_field, recipe.literal_markers)
 
     def encode(self, sample: Sample) -> EncodedSample:
         """Read the record and the image headers, and encode the conversation.
@@ -46,14 +52,15 @@ class Encoder:
             SampleError: with shard and key, and the member where one is at fault.
         """
         try:
-            record = read_record(sample)
+            record = read_record(sample, self._options)
             media = [(kind, [self._probe(member) for member in members]) for kind, members in _in_order(record)]
             sizes = [_medium(kind, pictures) for kind, pictures in media]
             row = self._layout.encode(record.messages, sizes, self._tokenizer, self._recipe)
         except SampleError as exc:
             exc.at(shard=sample.shard, key=sample.key)
             raise
-        return EncodedSample(sample.key, row, tuple((view, media[view.medium][1][view.frame]) for view in row.views))
+        pictures = tuple((view, media[view.medium][1][view.frame]) for view in row.views)
+        return EncodedSample(sample.key, row, pictures, record.notes)
 
     def _probe(self, member: Member) -> Picture:
         try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
+from dataclasses import fields as dataclass_fields
 from importlib.metadata import version
 from typing import Any
 
@@ -17,7 +18,7 @@ from owl_stream.assemble.tokenizer import TokenizerFile
 from owl_stream.config import PlanSettings, Recipe
 from owl_stream.plan import PLAN_VERSION
 
-MEASURE_VERSION = 2
+MEASURE_VERSION = 3
 """Raise it when a sample's text, tokens, crops or acceptance change, or the form in which rows are kept: all
 is measured again."""
 
@@ -72,6 +73,10 @@ def assembly_id(recipe: Recipe) -> str:
 
 
 def _costly(recipe: Recipe) -> dict[str, Any]:
-    """The recipe without its tokenizer's name, whose content counts, and without what changes pixels only."""
+    """The recipe without its tokenizer's name, whose content counts, and without what changes pixels only.
+
+    A setting that came later is left out at its default: what was the same before stays the same.
+    """
     fields = asdict(recipe)
-    return {name: fields[name] for name in fields if name not in ("tokenizer", "resize")}
+    later = {field.name for field in dataclass_fields(recipe) if fields[field.name] == field.default}
+    return {name: fields[name] for name in fields if name not in ("tokenizer", "resize") and name not in later}

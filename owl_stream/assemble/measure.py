@@ -29,6 +29,6 @@ class Measurer:
         def measure(sample: Sample) -> Cost:
             encoded = encoder.encode(sample)
             row, kept = encoded.row, pack(encoded, sample.offset) if self.keep_rows else b""
-            return Cost(row.text_tokens, row.supervised_tokens, row.crops, kept)
+            return Cost(row.text_tokens, row.supervised_tokens, row.crops, kept, encoded.notes)
 
         return measure

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from owl_stream.cli.notes import note_lines
 from owl_stream.cli.options import (
     ConfigOption,
     IndexOption,
@@ -73,6 +74,7 @@ def _describe(dataset: Dataset) -> dict[str, Any]:
     return {
         "samples": dataset.samples,
         "quarantined": dataset.quarantined,
+        "notes": dataset.notes,
         "steps_per_epoch": dataset.steps_per_epoch,
         "fingerprint": dataset.fingerprint,
         "quarantine": dataset.quarantine(0, SHOWN),
@@ -87,5 +89,7 @@ def _print(name: str, described: dict[str, Any]) -> None:
     for bad in described["quarantine"]:
         line = f"  {bad['shard']} {bad['key']} {bad['member']} @ {bad['offset']}: {bad['detail']}"
         typer.echo(printable(line))
+    for line in note_lines(described["notes"]):
+        typer.echo(line)
     if described["quarantined"] > SHOWN:
         typer.echo(f"  and {described['quarantined'] - SHOWN} more; `owl-stream check` lists them all")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from owl_stream.cli.notes import note_lines
 from owl_stream.cli.options import JsonOption
 from owl_stream.cli.terminal import Bar, binary, emit, printable
 from owl_stream.errors import ConfigError
@@ -56,6 +57,13 @@ def pack(
             help="What a bad input does: skip (listed and left out) or fail.", autocompletion=lambda: ["skip", "fail"]
         ),
     ] = "skip",
+    on_unknown_field: Annotated[
+        str,
+        typer.Option(
+            help="What a field does that has no meaning here: count (told at the end) or refuse its record.",
+            autocompletion=lambda: ["count", "refuse"],
+        ),
+    ] = "count",
     workers: Annotated[int | None, typer.Option(min=1, help="Shards written at a time; default: one per core.")] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -80,6 +88,7 @@ def pack(
         shard_bytes=_nbytes(shard_size),
         shard_samples=shard_samples,
         on_bad=_on_bad(on_bad),
+        on_unknown_field=_on_unknown_field(on_unknown_field),
     )
     began = time.monotonic()
     with Bar("packing") as bar:
@@ -102,6 +111,7 @@ def _describe(packed: Packed) -> dict[str, object]:
         "kept": packed.kept,
         "bad": [bad.describe() for bad in packed.bad],
         "reasons": dict(Counter(bad.reason for bad in packed.bad).most_common()),
+        "notes": dict(packed.notes),
         "manifest": str(packed.manifest),
         "bad_list": str(packed.bad_list),
     }
@@ -117,6 +127,8 @@ def _print(packed: Packed, prefix: Path, seconds: float) -> None:
         f"{len(packed.shards)} shards{kept}, {packed.samples} samples, {binary(packed.nbytes)} in {seconds:.1f} s, "
         f"{len(packed.bad)} bad inputs left out"
     )
+    for line in note_lines(packed.notes):
+        typer.echo(line)
     typer.echo(f"next: owl-stream check --shards '{prefix}-*.tar' --tokenizer tokenizer.json")
 
 
@@ -138,6 +150,10 @@ def _one_of(option: str, value: str, valid: tuple[str, ...]) -> str:
     if value not in valid:
         raise ConfigError(f"{option}: expected {', '.join(valid)}, got {value!r}")
     return value
+
+
+def _on_unknown_field(value: str) -> Literal["count", "refuse"]:
+    return "refuse" if _one_of("--on-unknown-field", value, ("count", "refuse")) == "refuse" else "count"
 
 
 def _on_bad(value: str) -> Literal["skip", "fail"]:

@@ -78,8 +78,8 @@ def encode_chat(messages: Sequence[Turn], prompts: Sequence[str], tokenizer: Tok
             writer.write_user(turn.content, waiting)
         else:
             writer.write(f"\n{START}assistant\n")
-            writer.write(f"{turn.content}{END}", supervised=True)
-            writer.write(END_OF_TEXT, supervised=True)
+            writer.write(f"{turn.content}{END}", supervised=turn.learned)
+            writer.write(END_OF_TEXT, supervised=turn.learned)
     return writer.finish()
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from owl_stream.errors import ConfigError, SampleError
 from owl_stream.pack.documents import Documents
 from owl_stream.pack.entry import Draft, Origin
-from owl_stream.shards import IMAGE_MARKER
+from owl_stream.records import IMAGE_MARKER, Message
 from owl_stream.shards.media import IMAGE_SUFFIXES
 
 METADATA = "metadata.jsonl"
@@ -47,6 +47,9 @@ class Folder:
             origin = Origin(str(documents.path), line)
             if isinstance(record, SampleError):
                 yield origin, record
+                continue
+            if isinstance(record, list):
+                yield origin, SampleError("record_type", "expected an object with `file_name` and `text`, got a list")
                 continue
             name, text = record.get("file_name"), record.get("text")
             if isinstance(name, str) and name and isinstance(text, str):
@@ -86,7 +89,7 @@ class Folder:
         if not text.strip():
             return SampleError("record_empty", "the caption is empty")
         asked = f"{IMAGE_MARKER}\n{self._prompt}" if self._prompt else IMAGE_MARKER
-        return Draft((("user", asked), ("assistant", text.strip())), (image,))
+        return Draft((Message("user", asked), Message("assistant", text.strip())), (image,))
 
 
 def _files(path: Path) -> list[str]:

@@ -35,7 +35,7 @@ class Documents:
             raise ConfigError(f"{path}: cannot read it: {exc.strerror}") from exc
         self.position = 0
 
-    def __iter__(self) -> Iterator[tuple[int, dict[str, Any] | SampleError]]:
+    def __iter__(self) -> Iterator[tuple[int, dict[str, Any] | list[Any] | SampleError]]:
         try:
             with self.path.open(encoding="utf-8-sig", errors="surrogateescape", newline="\n") as file:
                 head = file.read(_CHUNK)
@@ -140,7 +140,7 @@ def _parse(line: str) -> object:
     return value
 
 
-def _record(value: object) -> dict[str, Any] | SampleError:
-    if isinstance(value, dict | SampleError):
+def _record(value: object) -> dict[str, Any] | list[Any] | SampleError:
+    if isinstance(value, dict | list | SampleError):
         return value
-    return SampleError("json_malformed", f"expected an object, got {type(value).__name__}")
+    return SampleError("json_malformed", f"expected an object or a list of turns, got {type(value).__name__}")

@@ -11,6 +11,7 @@ from functools import cached_property
 import xxhash
 
 from owl_stream.errors import DataError, SampleError
+from owl_stream.records import Message, place_media
 from owl_stream.shards import Member, Sample, read_record
 
 BLOCK = 512
@@ -19,14 +20,16 @@ _STAND_IN = memoryview(b"\0")
 
 @dataclass(frozen=True)
 class Draft:
-    """What a source says: turns of (role, content), names of images, and the source's own id for it, if any.
+    """What a source says: turns with its own markers, names of images, and the source's own id for it, if any.
 
-    User turns hold `<|image|>` where an image goes.
+    `literal`: markers of other tools are text. `notes`: what is worth telling (`owl_stream.records.notes`).
     """
 
-    messages: tuple[tuple[str, str], ...]
+    messages: tuple[Message, ...]
     images: tuple[str, ...]
     id: str | int | None = None
+    literal: bool = False
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -74,11 +77,12 @@ class ImageFile:
 
 @dataclass(frozen=True)
 class Entry:
-    """A sample as it will be written: its key, its record as JSON, its images in order."""
+    """A sample as it will be written: its key, its record as JSON, its images in order. `notes`: as of its draft."""
 
     key: str
     document: bytes
     images: tuple[ImageFile, ...]
+    notes: tuple[str, ...] = ()
 
     @cached_property
     def members(self) -> tuple[tuple[str, int], ...]:
@@ -107,17 +111,24 @@ def make_entry(key: str, draft: Draft, images: tuple[ImageFile, ...]) -> Entry:
     Raises:
         SampleError: a server would refuse it: turns out of order, markers that do not fit the images, unusable text.
     """
+    messages, in_front = place_media(draft.messages, len(images), 0, draft.literal)
     record: Mapping[str, object] = {
         **({"id": draft.id} if draft.id is not None else {}),
-        "messages": [{"role": role, "content": content} for role, content in draft.messages],
+        **({"literal_markers": True} if draft.literal else {}),
+        "messages": [_turn(message) for message in messages],
     }
     try:
         document = json.dumps(record, ensure_ascii=False).encode()
     except UnicodeEncodeError as exc:
         raise SampleError("text_surrogate", "a text holds bytes that are not UTF-8, or half a surrogate pair") from exc
-    entry = Entry(key, document, images)
+    entry = Entry(key, document, images, (*draft.notes, *in_front))
     names = [name for name, _ in entry.members]
     data = [memoryview(document), *[_STAND_IN] * len(images)]
     members = [Member(name, name[len(key) + 1 :], 0, view) for name, view in zip(names, data, strict=True)]
     read_record(Sample("", key, tuple(members)))
     return entry
+
+
+def _turn(message: Message) -> dict[str, object]:
+    turn: dict[str, object] = {"role": message.role, "content": message.content}
+    return turn if message.learned else {**turn, "loss": False}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -10,19 +11,21 @@ from owl_stream.pack.captions import Folder
 from owl_stream.pack.documents import Documents
 from owl_stream.pack.entry import BLOCK, BadInput, Draft, Entry, Origin, make_entry
 from owl_stream.pack.images import ImageRoot
-from owl_stream.pack.records import FORMATS
+from owl_stream.pack.records import read_draft
 from owl_stream.pack.settings import PackProgress, PackSettings
+from owl_stream.records import RecordOptions
 
 PROGRESS_EVERY = 256
 
 
 class Reading:
-    """Iterates over the good entries of all inputs, in order; collects the bad ones."""
+    """Iterates over the good entries of all inputs, in order; collects the bad ones, and notes about the good."""
 
     def __init__(self, settings: PackSettings, progress: Callable[[PackProgress], None]) -> None:
         self._settings, self._progress = settings, progress
         self._sources = [_source(settings, path) for path in settings.inputs]
         self.bad: list[BadInput] = []
+        self.notes: Counter[str] = Counter()
         self.shards = 0
 
     def __iter__(self) -> Iterator[Entry]:
@@ -32,6 +35,7 @@ class Reading:
                 entry = self._entry(f"{number:09d}", origin, draft, images)
                 if entry is not None:
                     samples += 1
+                    self.notes.update(entry.notes)
                     yield entry
                 if number % PROGRESS_EVERY == 0:
                     self._tell(samples)
@@ -74,11 +78,11 @@ def _drafts(source: Documents | Folder, settings: PackSettings) -> Iterator[tupl
     if isinstance(source, Folder):
         yield from source
         return
-    read = FORMATS[settings.format]
+    options = RecordOptions(settings.on_unknown_field)
     for line, record in source:
         draft: Draft | SampleError
         try:
-            draft = record if isinstance(record, SampleError) else read(record)
+            draft = record if isinstance(record, SampleError) else read_draft(record, settings.format, options)
         except SampleError as exc:
             draft = exc
         yield Origin(str(source.path), line), draft

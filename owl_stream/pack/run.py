@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,11 +22,15 @@ from owl_stream.pack.writing import Writing
 
 @dataclass(frozen=True)
 class Packed:
-    """What came of it. `kept`: shards that an earlier run had finished. `manifest` and `bad_list` are files."""
+    """What came of it. `kept`: shards that an earlier run had finished. `manifest` and `bad_list` are files.
+
+    `notes`: how many good records there are of each note (`owl_stream.records.notes`).
+    """
 
     shards: tuple[PackedShard, ...]
     kept: int
     bad: tuple[BadInput, ...]
+    notes: Mapping[str, int]
     manifest: Path
     bad_list: Path
 
@@ -68,7 +72,7 @@ def pack(settings: PackSettings, workers: int, progress: Callable[[PackProgress]
         summary = {"shards": [asdict(shard) for shard in shards], "bad": len(reading.bad)}
         _replace(manifest, json.dumps(summary, indent=1) + "\n")
         _replace(bad_list, "".join(json.dumps(bad.describe()) + "\n" for bad in reading.bad))
-    return Packed(tuple(shards), writing.kept, tuple(reading.bad), manifest, bad_list)
+    return Packed(tuple(shards), writing.kept, tuple(reading.bad), dict(reading.notes), manifest, bad_list)
 
 
 def _replace(path: Path, text: str) -> None:

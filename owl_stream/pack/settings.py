@@ -24,6 +24,7 @@ class PackSettings:
     shard_bytes: int = 512 << 20
     shard_samples: int = 10_000
     on_bad: Literal["skip", "fail"] = "skip"
+    on_unknown_field: Literal["count", "refuse"] = "count"
 
     def identity(self) -> dict[str, Any]:
         """What a restart must have in common with the run that it continues."""

@@ -7,15 +7,13 @@ from owl_stream.shards.build import Progress, build_index
 from owl_stream.shards.cost import Cost, Costs, Measure, MeasureFactory, Pool, Spans
 from owl_stream.shards.index import Index
 from owl_stream.shards.quarantine import Quarantined
-from owl_stream.shards.record import IMAGE_MARKER, VIDEO_MARKER, Message, Record, read_record
+from owl_stream.shards.record import Record, read_record
 from owl_stream.shards.rows import RowTable, RowTables
 from owl_stream.shards.sample import Member, Sample, read_sample, read_span
 from owl_stream.shards.source import Shard, find_shards
 from owl_stream.shards.tables import IndexPlace
 
 __all__ = [
-    "IMAGE_MARKER",
-    "VIDEO_MARKER",
     "Cost",
     "Costs",
     "Index",
@@ -23,7 +21,6 @@ __all__ = [
     "Measure",
     "MeasureFactory",
     "Member",
-    "Message",
     "Pool",
     "Progress",
     "Quarantined",

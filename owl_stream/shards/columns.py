@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 import os
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from owl_stream.shards.tables import COST, SPAN, IndexPlace, Tables, load_tables
 
 MAX_SAMPLES = 1 << 32
 
-_MAGIC = b"OWLCOLS\x02"
+_MAGIC = b"OWLCOLS\x03"
 _START = 64
 _U64 = struct.Struct("<Q")
 _CHUNK = 1 << 20
@@ -46,6 +47,7 @@ class Summary:
     samples: int
     images: int
     findings: int
+    notes: Mapping[str, int]
     spans_digest: bytes
     costs_digest: bytes
     tables_digest: bytes
@@ -61,6 +63,7 @@ class Summary:
             samples=len(spans),
             images=int(np.count_nonzero(costs["crops"])),
             findings=len(tables.scan.findings) + len(tables.cost.findings),
+            notes=tables.cost.notes,
             spans_digest=xxhash.xxh3_128_digest(content.tobytes()),
             costs_digest=xxhash.xxh3_128_digest(costs.tobytes()),
             tables_digest=tables.digest,
@@ -77,6 +80,7 @@ class Footer:
     images_by_shard: list[int]
     findings: int
     findings_bytes: int
+    notes: dict[str, int]
 
     @property
     def samples(self) -> int:
@@ -152,6 +156,7 @@ def _write(
         images_by_shard=[summary.images for summary in summaries],
         findings=sum(summary.findings for summary in summaries),
         findings_bytes=0,
+        notes=dict(sum((Counter(summary.notes) for summary in summaries), Counter[str]())),
     )
     regions = Regions.of(footer.samples)
     with replaced(path) as file:

@@ -19,13 +19,15 @@ Pool = Literal["all", "image", "text"]
 class Cost:
     """One sample: text tokens of its row, how many of them are supervised, crops the vision tower sees.
 
-    `row`: what the measure wants to find again when the sample is assembled, as its row table keeps it.
+    `row`: what the measure wants to find again when the sample is assembled, as its row table keeps it. `notes`: what
+    is worth telling about a good sample, counted per shard.
     """
 
     text_tokens: int
     supervised_tokens: int
     crops: int
     row: bytes = b""
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

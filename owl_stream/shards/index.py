@@ -38,6 +38,8 @@ class Index:
         self.samples = footer.samples
         self.quarantined = footer.findings
         """Findings in `quarantine()`, damage of whole shards included."""
+        self.notes = footer.notes
+        """What is worth telling about good samples: how many there are of each note."""
         self.manifest_digest = footer.manifest_digest
         """32 hex digits over the good samples' bytes, in order; never over names, paths or times."""
         self.cost_digest = footer.cost_digest

@@ -1,24 +1,49 @@
 """Which members are a record's images and videos, and in which order.
 
 Without a word from the record: every image member, in natural order of its name (2.jpg before 10.jpg), frames of videos
-left out. `images: [...]` and `videos: [[...], ...]` name members by file name, base name, or extensions (`0.jpg`).
-LLaVA's `image` (a name or a list) does the same, and since it is a path of the data set the sample came from, its base
-name counts too; a single name that fits nothing stands for the single image member there is.
+left out. A record may name members by file name, base name, or extensions (`0.jpg`). Its names may also be paths of the
+data set that the sample came from: their base names count, and a single one stands for the single image there is.
+
+What a member holds is said by its suffix, and where that says nothing, by its first bytes.
 """
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
+from typing import Literal
 
-from owl_stream.shards.document import fault, kind
+from owl_stream.errors import SampleError
+from owl_stream.records import Conversation
 from owl_stream.shards.sample import Member, Sample
+from owl_stream.shards.sniff import IMAGE_FORMATS, sniff
 
-IMAGE_SUFFIXES = frozenset(("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff"))
+_PHOTOGRAPHS = frozenset(("jpg", "jpeg", "jpe", "jfif", "jif", "png", "apng", "webp", "gif", "avif", "heic", "heif"))
+_OTHER_IMAGES = frozenset(("bmp", "dib", "tif", "tiff", "jxl", "jp2", "ico", "pbm", "pgm", "ppm", "pnm"))
+IMAGE_SUFFIXES = _PHOTOGRAPHS | _OTHER_IMAGES
+VIDEO_SUFFIXES = frozenset(("mp4", "webm", "mov", "avi", "mkv", "m4v", "flv", "wmv", "mpg", "mpeg", "3gp", "ts"))
+AUDIO_SUFFIXES = frozenset(("wav", "mp3", "flac", "ogg", "opus", "m4a", "aac", "wma"))
+_TEXTS = frozenset(("json", "jsonl", "txt", "caption", "cls", "id", "csv", "tsv", "xml", "html", "md", "yaml", "yml"))
+_DATA = frozenset(("pyd", "pkl", "pickle", "pt", "pth", "npy", "npz", "ten", "mp", "msgpack", "bin", "safetensors"))
 
 _DIGITS = re.compile(r"([0-9]+)")
+
+Kind = Literal["image", "video", "audio", ""]
+
+
+def member_kind(member: Member) -> Kind:
+    """What medium a member is; empty for none. Of data that could run code not even the first bytes are looked at."""
+    suffix = member.ext.rpartition(".")[2]
+    if suffix in IMAGE_SUFFIXES:
+        return "image"
+    if suffix in _TEXTS or suffix in _DATA:
+        return ""
+    if suffix in VIDEO_SUFFIXES:
+        return "video"
+    if suffix in AUDIO_SUFFIXES:
+        return "audio"
+    return "image" if sniff(member.data) in IMAGE_FORMATS else ""
 
 
 def image_members(sample: Sample, besides: frozenset[str] = frozenset()) -> tuple[Member, ...]:
@@ -27,90 +52,77 @@ def image_members(sample: Sample, besides: frozenset[str] = frozenset()) -> tupl
     Raises:
         SampleError: one of them has zero bytes.
     """
-    images = [member for member in sample.members if _is_image(member) and member.name not in besides]
+    images = [member for member in sample.members if member_kind(member) == "image" and member.name not in besides]
     if len(images) > 1:
         images.sort(key=_natural)
     return tuple([_filled(member) for member in images])
 
 
-def choose_videos(sample: Sample, fields: Mapping[str, Any], document: Member) -> tuple[tuple[Member, ...], ...]:
-    """The frames of each video that `videos` lists.
+def choose_media(
+    sample: Sample, conversation: Conversation
+) -> tuple[tuple[Member, ...], tuple[tuple[Member, ...], ...]]:
+    """(images, frames of each video), in the order in which markers consume them.
 
     Raises:
-        SampleError: not a list of lists of names of image members.
+        SampleError: a name that is no image member; a video or audio member that nothing can use.
     """
-    videos = fields.get("videos")
-    if videos is None:
-        return ()
-    if not isinstance(videos, list):
-        raise fault(document, "record_type", f"`videos`: expected a list of lists of names, got {kind(videos)}")
-    return tuple(_frames(sample, frames, f"videos[{at}]", document) for at, frames in enumerate(videos))
+    videos = tuple([tuple([_named(sample, name, "videos") for name in frames]) for frames in conversation.videos])
+    named = conversation.images
+    if named is None:
+        if not videos:
+            _refuse_other_media(sample)
+        return image_members(sample, besides=frozenset([frame.name for video in videos for frame in video])), videos
+    if len(named) == 1 and not _matches(sample, named[0]):
+        images = image_members(sample, besides=frozenset([frame.name for video in videos for frame in video]))
+        if len(images) == 1:
+            return images, videos
+    return tuple([_named(sample, name, "images") for name in named]), videos
 
 
-def choose_images(
-    sample: Sample, fields: Mapping[str, Any], document: Member, videos: tuple[tuple[Member, ...], ...]
-) -> tuple[Member, ...]:
-    """The images in the order in which markers consume them.
-
-    Raises:
-        SampleError: a name that is no image member, or both `images` and `image`.
-    """
-    listed, original = fields.get("images"), fields.get("image")
-    if listed is not None and original is not None:
-        raise fault(document, "record_ambiguous", "both `images` and `image`; keep one")
-    if listed is not None:
-        return tuple(_named(sample, name, "images", document) for name in _name_list(listed, "images", document))
-    frames = frozenset([frame.name for video in videos for frame in video])
-    if original is None:
-        return image_members(sample, besides=frames)
-    names = _name_list([original] if isinstance(original, str) else original, "image", document)
-    images = image_members(sample, besides=frames)
-    if len(names) == len(images) == 1:
-        return images
-    return tuple(_named(sample, _base_name(name), "image", document) for name in names)
+def _refuse_other_media(sample: Sample) -> None:
+    for member in sample.members:
+        if (kind := member_kind(member)) in ("video", "audio"):
+            remedy = "extract frames as images, and list them in `videos`" if kind == "video" else "remove it"
+            raise SampleError(
+                "media_unsupported",
+                f"{kind} files are not read; {remedy} (or list the images that are to be used in `images`)",
+                member=member.name,
+                offset=member.offset,
+            )
 
 
-def _frames(sample: Sample, frames: object, where: str, document: Member) -> tuple[Member, ...]:
-    names = _name_list(frames, where, document)
-    if not names:
-        raise fault(document, "video_empty", f"`{where}` lists no frame")
-    return tuple(_named(sample, name, where, document) for name in names)
-
-
-def _name_list(names: object, where: str, document: Member) -> list[str]:
-    if not isinstance(names, list):
-        raise fault(document, "record_type", f"`{where}`: expected a list of member names, got {kind(names)}")
-    for name in names:
-        if not isinstance(name, str):
-            raise fault(document, "record_type", f"`{where}`: expected member names, got {kind(name)}")
-    return names
-
-
-def _named(sample: Sample, name: str, where: str, document: Member) -> Member:
-    matches = (
-        [member for member in sample.members if member.name == name]
-        or [member for member in sample.members if _base_name(member.name) == name]
-        or [member for member in sample.members if member.ext == name.lower()]
+def _matches(sample: Sample, name: str) -> list[Member]:
+    members = sample.members
+    return (
+        [member for member in members if member.name == name]
+        or [member for member in members if _base_name(member.name) == name]
+        or [member for member in members if member.ext == name.lower()]
+        or [member for member in members if _base_name(member.name) == _base_name(name)]
     )
+
+
+def _named(sample: Sample, name: str, field: str) -> Member:
+    matches = _matches(sample, name)
     if not matches:
-        candidates = [shown for member in sample.members if _is_image(member) for shown in (member.name, member.ext)]
-        near = difflib.get_close_matches(name[:200], candidates[:200], n=1)
-        hint = f"did you mean `{near[0]}`?" if near else f"image members: {', '.join(candidates[:16:2]) or 'none'}"
-        raise fault(document, "image_unknown", f"`{where}` names {name[:200]!r}, which is no member; {hint}")
-    if not _is_image(matches[0]):
-        valid = ", ".join(sorted(IMAGE_SUFFIXES))
-        raise fault(document, "image_type", f"`{where}` names {name[:200]!r}, which is no image ({valid})")
+        images = [member for member in sample.members if member_kind(member) == "image"]
+        shown = [text for member in images for text in (member.name, member.ext)]
+        near = difflib.get_close_matches(name[:200], shown[:200], n=1)
+        hint = f"did you mean `{near[0]}`?" if near else f"image members: {_listed(images)}"
+        raise SampleError("image_unknown", f"`{field}` names {name[:200]!r}, which is no member; {hint}")
+    if member_kind(matches[0]) != "image":
+        raise SampleError("image_type", f"`{field}` names {name[:200]!r}, which is no image; name an image member")
     return _filled(matches[0])
+
+
+def _listed(images: Sequence[Member]) -> str:
+    return ", ".join(member.name for member in images[:8]) or "none"
 
 
 def _filled(member: Member) -> Member:
     if len(member.data) == 0:
-        raise fault(member, "member_empty", "the member has zero bytes")
+        detail = "the member has zero bytes"
+        raise SampleError("member_empty", detail, member=member.name, offset=member.offset)
     return member
-
-
-def _is_image(member: Member) -> bool:
-    return member.ext.rpartition(".")[2] in IMAGE_SUFFIXES
 
 
 def _base_name(name: str) -> str:

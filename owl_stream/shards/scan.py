@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from array import array
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -23,6 +24,9 @@ from owl_stream.shards.tar import BLOCK, Entry, FileTape, TarDamage, check_tail,
 
 MAX_SAMPLE_BYTES = 1 << 30
 """A whole sample is held in memory, here and in every assembly worker."""
+
+MOST_NOTES = 64
+"""Kinds of notes that are counted by name, per shard and per data set."""
 
 Tick = Callable[[int, int], None]
 """Called with (bytes read of this shard, samples seen in it); may raise to stop."""
@@ -73,6 +77,13 @@ def _check_unchanged(shard: Shard, file: int) -> None:
         raise DataChangedError(f"shard {shard.name} changed while it was being indexed; index it when it is complete")
 
 
+def _frequent(notes: Counter[str]) -> dict[str, int]:
+    """The most frequent notes by name: a shard may hold as many unknown fields as it has samples."""
+    counts = dict(sorted(notes.most_common(MOST_NOTES)))
+    rest = notes.total() - sum(counts.values())
+    return {**counts, "other": rest} if rest else counts
+
+
 class _Scan:
     """State of one pass. A *piece* is a run of members with one key; a sample is a key with exactly one piece."""
 
@@ -87,6 +98,7 @@ class _Scan:
         self._unmeasured: dict[int, Quarantined] = {}
         self._refused: dict[str, Quarantined] = {}
         self._of_shard: list[Quarantined] = []
+        self._notes: Counter[str] = Counter()
 
     def run(self) -> tuple[ScanTable, CostTable]:
         """Walk the headers from the first to the end or to the first damage."""
@@ -169,6 +181,8 @@ class _Scan:
             self._unmeasured[piece] = Quarantined.of(exc, key=group.key, offset=group.start)
             return UNMEASURED
         self._keep(group.start, digest, cost.row)
+        if cost.notes:
+            self._notes.update(cost.notes)
         return cost.text_tokens, cost.supervised_tokens, cost.crops
 
     def _break(self, damage: TarDamage) -> None:
@@ -209,7 +223,7 @@ class _Scan:
         broken = sorted([*self._broken.values(), *orphans, *self._of_shard], key=lambda finding: finding.offset)
         unmeasured = [finding for piece, finding in sorted(self._unmeasured.items()) if good[piece]]
         scan = ScanTable(spans[good], tuple(finding.printable() for finding in broken))
-        return scan, CostTable(costs[good], tuple(unmeasured))
+        return scan, CostTable(costs[good], tuple(unmeasured), _frequent(self._notes))
 
 
 def _finding(key: str, entry: Entry, reason: str, detail: str) -> Quarantined:

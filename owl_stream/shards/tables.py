@@ -1,8 +1,8 @@
 """The scan table and the cost table of one shard, as files that are either whole and right or made again.
 
-A file is a header, rows, findings (msgpack) and an xxh3-64 of everything before it; little endian. It is written beside
-its final name, flushed and renamed, so a reader sees all of it or none. It says which shard file (size, mtime), which
-recipe and, for costs, which scan it belongs to.
+A file is a header, rows, findings and notes (msgpack) and an xxh3-64 of everything before it; little endian. It is
+written beside its final name, flushed and renamed, so a reader sees all of it or none. It says which shard file (size,
+mtime), which recipe and, for costs, which scan it belongs to.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import logging
 import os
 import secrets
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
 
 import msgpack
 import numpy as np
@@ -35,8 +35,9 @@ COST = np.dtype([("text_tokens", "<u4"), ("supervised_tokens", "<u4"), ("crops",
 UNMEASURED = (0xFFFF_FFFF, 0, 0)
 """The row of a sample that the recipe refused; its reason is among the findings."""
 
+_NO_NOTES: Mapping[str, int] = MappingProxyType({})
 _MAGIC = b"OWLTABLE"
-_VERSION = 1
+_VERSION = 2
 _HEADER = struct.Struct("<8sIIQq16s16sQQ")
 _CHECK = struct.Struct("<Q")
 CHECK_BYTES = _CHECK.size
@@ -58,10 +59,11 @@ class ScanTable:
 
 @dataclass(frozen=True)
 class CostTable:
-    """Of one recipe: costs of the same samples (COST [n]), and why it refused some."""
+    """Of one recipe: costs of the same samples (COST [n]), why it refused some, and notes about the others, counted."""
 
     costs: NDArray[np.void]
     findings: tuple[Quarantined, ...]
+    notes: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def measured(self) -> NDArray[np.bool_]:
@@ -134,7 +136,7 @@ def save_tables(place: IndexPlace, shard: Shard, recipe_digest: str, scan: ScanT
     scan_body = _body(scan.spans, scan.findings)
     stamp = shard.size, shard.mtime_ns
     _write(place.scan_file(shard), stamp, bytes(16), bytes(16), scan_body)
-    cost_body = _body(cost.costs, cost.findings)
+    cost_body = _body(cost.costs, cost.findings, cost.notes)
     scan_digest = _digest(scan_body)
     _write(place.cost_file(shard, recipe_digest), stamp, recipe_id(recipe_digest), scan_digest, cost_body)
     return _both(scan_digest, cost_body)
@@ -153,11 +155,11 @@ def load_tables(place: IndexPlace, shard: Shard, recipe_digest: str) -> Tables |
     cost = _read(place.cost_file(shard, recipe_digest), stamp, recipe_id(recipe_digest), scan_digest)
     if cost is None:
         return None
-    spans, scan_findings = _parts(scan, SPAN)
-    costs, cost_findings = _parts(cost, COST)
+    spans, scan_findings, _ = _parts(scan, SPAN)
+    costs, cost_findings, notes = _parts(cost, COST)
     if len(spans) != len(costs):
         return None
-    return Tables(ScanTable(spans, scan_findings), CostTable(costs, cost_findings), _both(scan_digest, cost))
+    return Tables(ScanTable(spans, scan_findings), CostTable(costs, cost_findings, notes), _both(scan_digest, cost))
 
 
 @contextmanager
@@ -223,22 +225,18 @@ def writing(directory: Path) -> Iterator[None]:
         ) from exc
 
 
-def _body(rows: NDArray[np.void], findings: tuple[Quarantined, ...]) -> bytes:
-    notes = [(note.key, note.member, note.offset, note.reason, note.detail) for note in findings]
+def _body(rows: NDArray[np.void], findings: tuple[Quarantined, ...], notes: Mapping[str, int] = _NO_NOTES) -> bytes:
+    found = [(bad.key, bad.member, bad.offset, bad.reason, bad.detail) for bad in findings]
     raw = rows.tobytes()
-    return _CHECK.pack(len(raw)) + raw + _packed(notes)
+    packed: bytes = msgpack.packb((found, dict(notes)))
+    return _CHECK.pack(len(raw)) + raw + packed
 
 
-def _parts(body: bytes, dtype: np.dtype[np.void]) -> tuple[NDArray[np.void], tuple[Quarantined, ...]]:
+def _parts(body: bytes, dtype: np.dtype[np.void]) -> tuple[NDArray[np.void], tuple[Quarantined, ...], dict[str, int]]:
     (nbytes,) = _CHECK.unpack_from(body)
     rows = np.frombuffer(body, dtype, count=nbytes // dtype.itemsize, offset=_CHECK.size)
-    notes = msgpack.unpackb(memoryview(body)[_CHECK.size + nbytes :])
-    return rows, tuple(Quarantined("", *note) for note in notes)
-
-
-def _packed(notes: list[Any]) -> bytes:
-    packed: bytes = msgpack.packb(notes)
-    return packed
+    found, notes = msgpack.unpackb(memoryview(body)[_CHECK.size + nbytes :])
+    return rows, tuple(Quarantined("", *bad) for bad in found), notes
 
 
 def _write(path: Path, stamp: tuple[int, int], recipe: bytes, parent: bytes, body: bytes) -> None:

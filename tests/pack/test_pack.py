@@ -114,7 +114,7 @@ def test_bad_records_are_left_out_and_named_with_their_lines(tmp_path: Path) -> 
         "image_count": {**good, "image": []},
         "record_field": {"id": 1},
         "record_type": {**good, "conversations": {}},
-        "record_role": {"conversations": [{"from": "tool", "value": "x"}]},
+        "record_role": {"conversations": [{"from": "judge", "value": "x"}]},
         "text_surrogate": llava(["\ud800"])[0],
         "media_unsupported": {**good, "video": "x.mp4"},
     }

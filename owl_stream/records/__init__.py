@@ -1,0 +1,30 @@
+"""Records: what a JSON document says about one sample, whoever wrote it. Shards and `pack` both read records here.
+
+Never opens a file, knows no tar and no path: media are names, and who calls says which media there are.
+"""
+
+from owl_stream.records.conversation import Conversation, is_conversation, read_conversation
+from owl_stream.records.document import check_text, find_conversation, parse_json, read_text
+from owl_stream.records.fields import is_empty
+from owl_stream.records.markers import IMAGE_MARKER, VIDEO_MARKER, place_media
+from owl_stream.records.notes import describe_note, note
+from owl_stream.records.options import RecordOptions
+from owl_stream.records.turns import Message
+
+__all__ = [
+    "IMAGE_MARKER",
+    "VIDEO_MARKER",
+    "Conversation",
+    "Message",
+    "RecordOptions",
+    "check_text",
+    "describe_note",
+    "find_conversation",
+    "is_conversation",
+    "is_empty",
+    "note",
+    "parse_json",
+    "place_media",
+    "read_conversation",
+    "read_text",
+]
