@@ -11,7 +11,7 @@ from typing import Any
 
 from owl_stream.assemble.assembler import Assembler, AssemblerFactory
 from owl_stream.assemble.cache import CacheSettings
-from owl_stream.assemble.fingerprint import assembly_id, components, cost_recipe_digest, fingerprint
+from owl_stream.assemble.fingerprint import assembly_id, components, cost_recipe_digest, fingerprint, frame_identity
 from owl_stream.assemble.heaviest import Heaviest, find_heaviest
 from owl_stream.assemble.job import Job, JobRow
 from owl_stream.assemble.measure import Measurer
@@ -30,7 +30,8 @@ class Dataset:
     """Immutable and safe to share between threads. Owns its index.
 
     `fingerprint` names the exact sequence of global steps, `components` what it is made of, `assembly` what makes the
-    pixels. `schema`: the tensors that batches may hold. `totals`: what an epoch holds.
+    pixels. `frames`: datasets of one server whose `frames` are equal make equal frames. `schema`: the tensors that
+    batches may hold. `totals`: what an epoch holds.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Dataset:
         self.components = components(index.manifest_digest, index.cost_digest, tokenizer, self.recipe, config.plan)
         self.fingerprint = fingerprint(self.components)
         self.assembly = assembly_id(self.recipe)
+        self.frames = frame_identity(self.fingerprint, self.assembly, config.on_bad_sample, index.shards, cache)
         self.schema = schema(self.recipe)
         self.samples, self.quarantined, self.notes = index.samples, index.quarantined, index.notes
         self.steps_per_epoch = self._plan.steps_per_epoch

@@ -6,7 +6,7 @@ Neither ever holds a time, a path, a host or a world size.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from dataclasses import fields as dataclass_fields
 from importlib.metadata import version
@@ -14,9 +14,11 @@ from typing import Any
 
 import xxhash
 
+from owl_stream.assemble.cache import CacheSettings
 from owl_stream.assemble.tokenizer import TokenizerFile
 from owl_stream.config import PlanSettings, Recipe
 from owl_stream.plan import PLAN_VERSION
+from owl_stream.shards import Shard
 
 MEASURE_VERSION = 3
 """Raise it when a sample's text, tokens, crops or acceptance change, or the form in which rows are kept: all
@@ -70,6 +72,19 @@ def assembly_id(recipe: Recipe) -> str:
             "libraries": {library: version(library) for library in libraries},
         }
     )
+
+
+def frame_identity(
+    fingerprint: str, assembly: str, on_bad_sample: str, shards: Sequence[Shard], cache: CacheSettings | None
+) -> str:
+    """What an engine may share frames and assemblers by: equal ones make equal frames, or fail alike, from equal files.
+
+    A fingerprint alone is not enough: it leaves out what changes pixels only, what a bad sample does, and where shards
+    lie, under which names.
+    """
+    files = [(shard.name, str(shard.path), shard.size, shard.mtime_ns) for shard in shards]
+    kept = None if cache is None else (str(cache.directory), cache.max_bytes)
+    return digest([fingerprint, assembly, on_bad_sample, files, kept])
 
 
 def _costly(recipe: Recipe) -> dict[str, Any]:

@@ -23,9 +23,9 @@ _RETRY_S = 0.001
 
 @dataclass(frozen=True)
 class Open:
-    """To a worker: keep this dataset's assembler at hand under `fingerprint`. `factory` is a pickled callable."""
+    """To a worker: keep an assembler at hand under a `Dataset.frames`. `factory` is a pickled callable."""
 
-    fingerprint: str
+    frames: str
     factory: bytes
 
 
@@ -36,7 +36,7 @@ class Work:
     `forget` lists slabs that are gone: the worker unmaps them.
     """
 
-    fingerprint: str
+    frames: str
     job: bytes
     slab: int
     slab_nbytes: int

@@ -85,7 +85,7 @@ class WorkerHandle:
                 forget, self._forget = tuple(self._forget), set()
                 self._slabs -= set(forget)
                 self._slabs.add(slab.number)
-                await self._send(Work(dataset.fingerprint, job.to_bytes(), slab.number, slab.nbytes, forget), fd)
+                await self._send(Work(dataset.frames, job.to_bytes(), slab.number, slab.nbytes, forget), fd)
             done = await self._hear()
         except OwlStreamError:
             self._jobs.remove(slab)
@@ -119,10 +119,10 @@ class WorkerHandle:
             raise
 
     async def _open(self, dataset: Dataset) -> None:
-        if dataset.fingerprint not in self._datasets:
-            await self._send(Open(dataset.fingerprint, pickle.dumps(dataset.assembler_factory)))
+        if dataset.frames not in self._datasets:
+            await self._send(Open(dataset.frames, pickle.dumps(dataset.assembler_factory)))
             await self._hear()
-            self._datasets.add(dataset.fingerprint)
+            self._datasets.add(dataset.frames)
 
     async def _send(self, message: Open | Work, fd: int | None = None) -> None:
         self._check()

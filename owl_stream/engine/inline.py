@@ -22,9 +22,9 @@ class InlineEngine(Engine):
             return await asyncio.to_thread(self._assemble_now, dataset, job)
 
     def _assemble_now(self, dataset: Dataset, job: Job) -> Memory:
-        assembler = self._assemblers.get(dataset.fingerprint)
+        assembler = self._assemblers.get(dataset.frames)
         if assembler is None:
-            assembler = self._assemblers[dataset.fingerprint] = dataset.assembler()
+            assembler = self._assemblers[dataset.frames] = dataset.assembler()
         buffer = memoryview(bytearray(dataset.capacity(job)))
         assembled = assembler.assemble(job, buffer)
         view = buffer[assembled.start : assembled.start + assembled.nbytes].toreadonly()

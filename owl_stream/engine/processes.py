@@ -81,7 +81,8 @@ class ProcessEngine(Engine):
         self._runners: list[asyncio.Task[None]] = []
         self._processes: list[WorkerHandle | None] = [None] * self._workers
         self._given = [0] * self._workers
-        self._condemned: dict[int, str] = {}
+        self._condemned: dict[tuple[str, int], str] = {}
+        """By `Dataset.frames` and digest: another recipe may take less of the same sample."""
         self._restarts = 0
 
     async def start(self) -> None:
@@ -143,7 +144,7 @@ class ProcessEngine(Engine):
         tries = 0
         while tries < MAX_TRIES:
             if self._condemned:
-                job = dataclasses.replace(job, condemned=self._condemned_in(job))
+                job = dataclasses.replace(job, condemned=self._condemned_in(dataset, job))
             errand = _Errand(dataset, job, dataset.capacity(job), asyncio.get_running_loop().create_future())
             self._errands.put(errand, 0 if consumer is None else consumer.number, errand.capacity)
             try:
@@ -198,9 +199,10 @@ class ProcessEngine(Engine):
         place = SharedPlace(slab, CONTROL_BYTES + assembled.start, assembled.nbytes)
         return Memory(view, assembled, release, slab_bytes(capacity), place)
 
-    def _condemned_in(self, job: Job) -> dict[int, str]:
-        rows = [row for row in (*job.rows, *job.spares) if row is not None]
-        return {row.digest: self._condemned[row.digest] for row in rows if row.digest in self._condemned}
+    def _condemned_in(self, dataset: Dataset, job: Job) -> dict[int, str]:
+        digests = [row.digest for row in (*job.rows, *job.spares) if row is not None]
+        found = {digest: self._condemned.get((dataset.frames, digest)) for digest in digests}
+        return {digest: reason for digest, reason in found.items() if reason is not None}
 
     async def _try_alone(self, dataset: Dataset, job: Job, row: JobRow) -> None:
         """Condemn a sample if its decoder crashes again with nothing else around."""
@@ -215,7 +217,7 @@ class ProcessEngine(Engine):
             await worker.assemble(dataset, alone, slab)
         except WorkerDiedError as death:
             if death.signum in CRASHES:
-                self._condemned[row.digest] = CRASHES[signal.Signals(death.signum)]
+                self._condemned[dataset.frames, row.digest] = CRASHES[signal.Signals(death.signum)]
         except (OwlStreamError, TimeoutError) as exc:
             log.warning("trying a suspected sample alone ended otherwise: %s", exc)
         finally:

@@ -170,7 +170,7 @@ class Engine(ABC):
         """
         if self._closed:
             raise TemporaryError("the engine is closing: ask again, or ask another server")
-        key = (dataset.fingerprint, at)
+        key = (dataset.frames, at)
         if consumer is not None:
             self._consumers[consumer] = key
         assembly = self._assemblies.get(key)
@@ -271,5 +271,5 @@ class Engine(ABC):
 
 def _behind(one: tuple[str, Coordinate], other: tuple[str, Coordinate]) -> bool:
     """Whether who asked for this one last may soon ask for the other one too."""
-    (fingerprint, here), (others, at) = one, other
-    return fingerprint == others and here[3:] == at[3:] and here[:3] <= at[:3] and at.epoch - here.epoch <= 1
+    (frames, here), (others, at) = one, other
+    return frames == others and here[3:] == at[3:] and here[:3] <= at[:3] and at.epoch - here.epoch <= 1

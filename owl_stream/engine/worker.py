@@ -44,7 +44,7 @@ class Worker:
         try:
             if isinstance(message, Open):
                 factory: Callable[[], Assembler] = pickle.loads(message.factory)
-                self._assemblers[message.fingerprint] = factory()
+                self._assemblers[message.frames] = factory()
                 return Done(None)
             return self._work(message, fd)
         except OwlStreamError as exc:
@@ -65,7 +65,7 @@ class Worker:
             slab[:8] = (row + 1).to_bytes(8, "little")
 
         with memoryview(slab) as whole, whole[CONTROL_BYTES:] as memory:
-            assembled = self._assemblers[work.fingerprint].assemble(
+            assembled = self._assemblers[work.frames].assemble(
                 Job.from_bytes(work.job), memory, progress, sample_cpu_s=self._sample_cpu_s
             )
         return Done(assembled)

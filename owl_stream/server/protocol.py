@@ -8,6 +8,7 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from owl_stream.server.connections import Connections
+from owl_stream.server.framing import CYCLE
 from owl_stream.server.writer import ABORT, DIRECT
 
 MAX_HEAD_BYTES = 32 << 10
@@ -87,6 +88,8 @@ class LimitedProtocol(HttpToolsProtocol):
             self._refuse(431, f"request head: expected at most {MAX_HEAD_BYTES} bytes")
             return
         super().on_headers_complete()
+        if self.scope["http_version"] == "1.0" and self.cycle is not None:
+            self.scope["extensions"][CYCLE] = {"cycle": self.cycle}
 
     def on_body(self, body: bytes) -> None:
         """Refuse a body that is too large."""

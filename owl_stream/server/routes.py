@@ -14,6 +14,7 @@ from owl_stream.engine import Coordinate
 from owl_stream.errors import DrainingError, ProtocolVersionError, RequestError, StateMismatchError
 from owl_stream.plan import check_cursor, check_deal
 from owl_stream.server.delivery import STREAM_HEADERS, Delivery
+from owl_stream.server.framing import only_head
 from owl_stream.server.gate import reader_of
 from owl_stream.server.journey import Journey
 from owl_stream.server.reports import MAX_HEADER_CHARS, read_report
@@ -117,8 +118,17 @@ async def stream(
         raise DrainingError("the server is stopping: ask another one, or ask again")
     reader = reader_of(request)
     state.streams.check(reader)
+    if only_head(request):
+        return _without_body()
     journey = Journey(dataset, rank, world_size, size, micros, cursor, epochs, stride)
     return Delivery(journey, state, reader, read_report(owl_client_stats), MemoryOffer.from_header(owl_memory))
+
+
+def _without_body() -> Response:
+    """The answer to a HEAD of frames: how many bytes they have is known only once they are made."""
+    answer = Response(media_type=MEDIA_TYPE, headers=STREAM_HEADERS)
+    del answer.headers["content-length"]
+    return answer
 
 
 def _check_fingerprint(dataset: Dataset, asked: str) -> None:
@@ -147,6 +157,7 @@ async def batch(
     epoch: int,
     step: int,
     micro: int,
+    request: Request,
     state: State,
     rank: Number = 0,
     world_size: Size = 1,
@@ -156,6 +167,9 @@ async def batch(
     dataset = state.catalogue.get(name)
     size = _micro_batch_size(dataset, world_size, micro_batch_size)
     at = Coordinate(epoch, step, micro, rank, world_size, size)
+    if only_head(request):
+        await asyncio.to_thread(dataset.job, *at)
+        return _without_body()
     with await state.engine.frame(dataset, at) as lease:
         return Response(bytes(lease.view), media_type=MEDIA_TYPE, headers=STREAM_HEADERS)
 

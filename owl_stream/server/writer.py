@@ -51,7 +51,7 @@ class Writer:
         self._handover: Handover | None = None
         transport = scope.get("extensions", {}).get(DIRECT, {}).get("transport")
         with ExitStack() as opened:
-            if transport is not None and DirectSocket.fits(transport):
+            if transport is not None and scope["http_version"] != "1.0" and DirectSocket.fits(transport):
                 self._direct = opened.enter_context(DirectSocket(transport))
                 if (handover := Handover.meet(offer, self._direct)) is not None:
                     self._handover = opened.enter_context(handover)

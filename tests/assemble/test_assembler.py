@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from owl_stream.assemble import STAGES, Assembler, Dataset, Header, Job, decode
-from owl_stream.assemble import files as files_module
+from owl_stream.assemble.files import MAX_OPEN_SHARDS
 from owl_stream.assemble.images import Pixels
 from owl_stream.errors import (
     ContractError,
@@ -28,6 +28,7 @@ from owl_stream.errors import (
 )
 from owl_stream.layouts import get_layout
 from tests.support.assembly import Made, make_dataset, reopen, run_at, run_job
+from tests.support.descriptors import open_below
 from tests.support.images import damaged_jpeg, huge_header, png_bomb, released, scans_jpeg
 from tests.support.tars import Sample, chat, picture
 
@@ -502,19 +503,17 @@ def test_a_cpu_budget_is_set_for_each_sample_and_lifted_after(
     assembler.close()
 
 
-def test_few_shards_are_held_open_at_a_time(
-    tmp_path: Path, opened: list[Dataset], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_few_shards_are_held_open_at_a_time(tmp_path: Path, opened: list[Dataset]) -> None:
     """However many shards there are, an assembler holds a bounded number of descriptors and still reads them all."""
-    monkeypatch.setattr(files_module.OpenFiles.__init__, "__defaults__", (2,))
-    dataset = make_dataset(tmp_path, [[good(f"k{n}", n)] for n in range(6)], global_batch_size=6)
+    shards = MAX_OPEN_SHARDS + 6
+    dataset = make_dataset(tmp_path, [[good(f"k{n}", n)] for n in range(shards)], global_batch_size=shards)
     opened.append(dataset)
     assembler = dataset.assembler()
-    made = run_job(dataset, dataset.job(0, 0, 0, 0, 1, 6), assembler)
+    made = run_job(dataset, dataset.job(0, 0, 0, 0, 1, shards), assembler)
     assert {row.status for row in made.rows} == {"ok"}
-    assert len(assembler._files._files._files) == 2
+    assert open_below(tmp_path, ".tar") == MAX_OPEN_SHARDS
     assembler.close()
-    assert not assembler._files._files._files
+    assert open_below(tmp_path, ".tar") == 0
 
 
 def test_one_sample_alone_is_a_job(tmp_path: Path, opened: list[Dataset]) -> None:

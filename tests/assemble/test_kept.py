@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 
 from owl_stream.assemble import Assembler, Dataset
-from owl_stream.assemble import files as files_module
 from owl_stream.assemble.encode import EncodedSample, Encoder
+from owl_stream.assemble.files import MAX_OPEN_SHARDS
 from owl_stream.assemble.kept import pack, unpack
 from owl_stream.errors import DataChangedError
 from owl_stream.shards import read_sample, read_span
 from tests.support.assembly import Made, make_dataset, reopen, run_at
 from tests.support.datasets import mixed_samples
+from tests.support.descriptors import open_below
 from tests.support.images import damaged_jpeg
 from tests.support.tars import chat, picture, write_shard
 
@@ -165,21 +166,19 @@ def test_a_kept_row_does_not_hide_a_change(tmp_path: Path, opened: list[Dataset]
         run_at(dataset, 0)
 
 
-def test_few_row_tables_are_held_open_at_a_time(
-    tmp_path: Path, opened: list[Dataset], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_few_row_tables_are_held_open_at_a_time(tmp_path: Path, opened: list[Dataset]) -> None:
     """As of shards, however many there are; closing the assembler closes them."""
-    monkeypatch.setattr(files_module.OpenFiles.__init__, "__defaults__", (2,))
-    dataset = make_dataset(tmp_path, [mixed_samples(1, n) for n in range(6)], global_batch_size=6)
+    shards = MAX_OPEN_SHARDS + 6
+    samples = [mixed_samples(1, n) for n in range(shards)]
+    dataset = make_dataset(tmp_path, samples, global_batch_size=shards, modality="off")
     opened.append(dataset)
     assembler: Assembler = dataset.assembler()
-    job = dataset.job(0, 0, 0, 0, 1, 6)
+    job = dataset.job(0, 0, 0, 0, 1, shards)
     buffer = memoryview(bytearray(dataset.capacity(job)))
     assert assembler.assemble(job, buffer).tokenised == 0
-    assert assembler._kept is not None
-    assert len(assembler._kept._files._files) == 2
+    assert open_below(tmp_path, ".rows") == MAX_OPEN_SHARDS
     assembler.close()
-    assert not assembler._kept._files._files
+    assert open_below(tmp_path, ".rows") == 0
 
 
 def test_rows_lie_in_the_index_directory(tmp_path: Path, opened: list[Dataset]) -> None:

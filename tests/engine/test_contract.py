@@ -52,10 +52,11 @@ def test_fault_21_equal_coordinates_share_one_assembly(dataset: Dataset, make_en
         async with make_engine() as engine:
             first, second = await asyncio.gather(engine.frame(dataset, FIRST), engine.frame(dataset, FIRST))
             statistics = engine.statistics()
-            assert bytes(first.view) == bytes(second.view)
+            kept = bytes(second.view)
+            assert bytes(first.view) == kept
             assert (statistics.assembled, statistics.shared, statistics.leased) == (1, 1, 2)
             first.release()
-            assert bytes(second.view[:2]) == b"\x94\xce"
+            assert bytes(second.view) == kept
             second.release()
             assert engine.statistics().leased == 0
 

@@ -31,10 +31,10 @@ class Overview:
 
     def reasons(self, dataset: Dataset) -> dict[str, int]:
         """How many samples were quarantined for each reason, most frequent first. Reads the quarantine once."""
-        if dataset.fingerprint not in self._reasons:
+        if dataset.name not in self._reasons:  # a fingerprint says nothing about bad samples
             counted = Counter(str(bad["reason"]) for bad in dataset.quarantine())
-            self._reasons[dataset.fingerprint] = dict(counted.most_common())
-        return self._reasons[dataset.fingerprint]
+            self._reasons[dataset.name] = dict(counted.most_common())
+        return self._reasons[dataset.name]
 
     def show(self, since: int) -> dict[str, Any]:
         """Everything the dashboard shows. `history` holds the samples from number `since` on. May read the index."""
