@@ -6,6 +6,8 @@ has the same names.
 
 from __future__ import annotations
 
+import re
+
 JUNK_NAMES = frozenset(
     {
         # macOS
@@ -38,9 +40,7 @@ JUNK_NAMES = frozenset(
         "#snapshot",
         # notebooks
         ".ipynb_checkpoints",
-        # tar headers that a tool unpacked as files
-        "paxheader",
-        "paxheaders",
+        # tar headers that a tool unpacked as files; also `PaxHeader/`, `PaxHeaders/`, `PaxHeaders.1234/`
         "@paxheader",
         "@longlink",
         "pax_global_header",
@@ -48,13 +48,14 @@ JUNK_NAMES = frozenset(
 )
 """In lower case; of a file, or of a directory with all that is in it."""
 
-JUNK_PREFIXES = ("._", "paxheaders.", ".trash-", ".nfs0000", ".fuse_hidden", ".~lock.")
-"""In lower case: `._0.jpg` holds what macOS knows about `0.jpg`, `PaxHeaders.1234/` extension headers."""
+JUNK_PREFIXES = ("._", ".trash-", ".nfs0000", ".fuse_hidden", ".~lock.")
+"""In lower case: `._0.jpg` holds what macOS knows about `0.jpg`."""
 
-_BEGINNINGS = tuple(f"/{prefix}" for prefix in JUNK_PREFIXES)
+_NAMES = "|".join([r"paxheaders?(?:\.(?:\d+|x))?", *map(re.escape, sorted(JUNK_NAMES))])
+_PREFIXES = "|".join(map(re.escape, JUNK_PREFIXES))
+_JUNK = re.compile(rf"/(?:(?:{_PREFIXES})|(?:{_NAMES})(?:/|\Z))")
 
 
 def is_junk(name: str) -> bool:
     """Whether a file or a directory on its path has such a name, at any depth, in any case."""
-    path = f"/{name.lower()}"
-    return any(beginning in path for beginning in _BEGINNINGS) or not JUNK_NAMES.isdisjoint(path.split("/"))
+    return _JUNK.search(f"/{name.lower()}") is not None

@@ -68,7 +68,7 @@ class Said:
 
 def as_text(field: bytes) -> str:
     """A name field up to its NUL; bytes that are not UTF-8 stay visible as surrogates."""
-    return _decode(field.partition(b"\0")[0])
+    return field.partition(b"\0")[0].decode("utf-8", "surrogateescape")
 
 
 def _decode(raw: bytes) -> str:
