@@ -33,7 +33,7 @@ Keep = Callable[[int, int, bytes], None]
 """Called for each sample that was measured with its offset, its xxh3-64 and `Cost.row`, as they lie in the shard."""
 
 _MAX_SHARD_BYTES = BLOCK << 32
-_EXAMPLES = 3
+_EXAMPLES, _EXAMPLE_LETTERS = 3, 100
 
 
 @dataclass(slots=True)
@@ -114,7 +114,7 @@ class _Scan:
         named = sample_name(entry.name) if entry.kind in ("file", "refused") else None
         self._members += 1
         if named is None and len(self._examples) < _EXAMPLES:
-            self._examples.append(entry.name)
+            self._examples.append(entry.name[:_EXAMPLE_LETTERS])
         if named is not None and entry.kind == "file":
             self._join(entry, *named)
         elif named is not None:

@@ -227,7 +227,7 @@ def test_a_malformed_pax_header_is_damage(tmp_path: Path, data: bytes) -> None:
 
 @pytest.mark.parametrize("kind", [b"S", b"M", b"D", b"A", b"N", b"E", b"8", b"Z"])
 @pytest.mark.parametrize("place", ["alone", "inside", "last"])
-def test_a_member_that_is_not_read_loses_its_own_sample_alone(tmp_path: Path, kind: bytes, place: str) -> None:
+def test_fault_49_a_member_that_is_not_read_loses_its_own_sample_alone(tmp_path: Path, kind: bytes, place: str) -> None:
     """Its size field says where the next header is, and its name which sample is bad."""
     odd = member("0001.bin", b"x" * 700, kind)
     blocks = {
