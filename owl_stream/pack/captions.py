@@ -10,6 +10,7 @@ from owl_stream.errors import ConfigError, SampleError
 from owl_stream.pack.documents import Documents
 from owl_stream.pack.entry import Draft, Origin
 from owl_stream.records import IMAGE_MARKER, Message
+from owl_stream.shards.junk import is_junk
 from owl_stream.shards.media import IMAGE_SUFFIXES
 
 METADATA = "metadata.jsonl"
@@ -93,16 +94,25 @@ class Folder:
 
 
 def _files(path: Path) -> list[str]:
-    """Names of all files below `path`, relative to it, sorted by their parts; links to folders are not followed."""
+    """Names of all files below `path`, relative to it, sorted by their parts.
+
+    Hidden files and folders are passed over, and what operating systems and tools leave (docs/tars.md lists it); links
+    to folders are not followed.
+    """
     names: list[str] = []
 
     def fail(exc: OSError) -> None:
         raise ConfigError(f"{exc.filename}: cannot list it: {exc.strerror}") from exc
 
-    for directory, _, files in os.walk(path, onerror=fail):
+    for directory, folders, files in os.walk(path, onerror=fail):
+        folders[:] = [name for name in folders if not _is_passed_over(name)]
         inside = os.path.relpath(directory, path)
-        names += [name if inside == "." else f"{inside}/{name}" for name in files if not name.startswith(".")]
+        names += [name if inside == "." else f"{inside}/{name}" for name in files if not _is_passed_over(name)]
     return sorted(names, key=lambda name: name.split("/"))
+
+
+def _is_passed_over(name: str) -> bool:
+    return name.startswith(".") or is_junk(name)
 
 
 def _split(name: str) -> tuple[str, str]:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import xxhash
 
 from owl_stream.errors import DataChangedError, ReadError, SampleError
+from owl_stream.shards.junk import is_junk
 from owl_stream.shards.tar import SpanTape, TarDamage, read_entry
 
 MAX_NAME_BYTES = 4096
@@ -36,8 +37,17 @@ class Sample(NamedTuple):
     offset: int = 0
 
 
-def split_name(name: str) -> tuple[str, str] | None:
+def sample_name(name: str) -> tuple[str, str] | None:
     """(key, extensions) of a member's name, or None for one that belongs to no sample.
+
+    As in webdataset, except for the files that operating systems and tools leave behind (`is_junk`): they are passed
+    over like its own metadata.
+    """
+    return None if is_meta(name) or is_junk(name) else split_name(name)
+
+
+def split_name(name: str) -> tuple[str, str] | None:
+    """A name as webdataset splits it: (key, extensions), or None where it finds no key or no extension.
 
     The rule is webdataset's `base_plus_ext`: the key ends at the first dot behind the last slash. A base name that
     begins with a dot takes its directory as the stem; a line break ends what counts as a directory.
@@ -76,7 +86,7 @@ def name_fault(name: str) -> str:
     try:
         raw = name.encode()
     except UnicodeEncodeError:
-        return "a name that is not UTF-8"
+        return "a name that is not UTF-8 (perhaps latin-1)"
     return f"a name of {len(raw)} bytes, more than {MAX_NAME_BYTES}" if len(raw) > MAX_NAME_BYTES else ""
 
 
@@ -126,13 +136,17 @@ def read_sample(shard: str, span: bytes, offset: int) -> Sample:
     key, at = "", offset
     try:
         while at < tape.end and (entry := read_entry(tape, at)) is not None:
-            named = split_name(entry.name) if entry.kind == "file" and not is_meta(entry.name) else None
-            if entry.end > tape.end or (named is not None and members and named[0] != key):
+            named = sample_name(entry.name) if entry.kind in ("file", "refused") else None
+            if entry.end > tape.end or entry.kind == "nameless":
                 raise _not_whole(shard, entry.start)
-            if named is not None:
+            if named is not None and entry.kind == "file":
+                if members and named[0] != key:
+                    raise _not_whole(shard, entry.start)
                 key = named[0]
                 data = view[entry.offset - offset : entry.end - offset]
                 members.append(Member(entry.name, named[1].lower(), entry.offset, data))
+            elif named is not None and members and named[0] == key:
+                raise SampleError("member_type", entry.why, shard=shard, key=key, member=entry.name, offset=entry.start)
             at = entry.next
     except TarDamage as damage:
         raise SampleError(damage.reason, damage.detail, shard=shard, key=key, offset=damage.offset) from damage

@@ -1,6 +1,7 @@
 """One pass over a shard: every byte read once, every sample hashed and measured, everything odd written down.
 
-What comes before damage stays good; what the damage may have touched does not, and the rest is counted as unread.
+A member that is not read, or whose name is unknown, spoils the sample that it may belong to and no other. What comes
+before damage stays good; what the damage may have touched does not, and the rest is counted as unread.
 """
 
 from __future__ import annotations
@@ -9,15 +10,16 @@ import os
 from array import array
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import xxhash
 
 from owl_stream.errors import DataChangedError, SampleError, ShardError
 from owl_stream.shards.cost import Measure
+from owl_stream.shards.form import HEAD_BYTES, foreign_form
 from owl_stream.shards.quarantine import Quarantined
-from owl_stream.shards.sample import is_meta, name_fault, read_sample, split_name
+from owl_stream.shards.sample import MAX_NAME_BYTES, name_fault, read_sample, sample_name
 from owl_stream.shards.source import Shard, open_shard
 from owl_stream.shards.tables import COST, SPAN, UNMEASURED, CostTable, ScanTable
 from owl_stream.shards.tar import BLOCK, Entry, FileTape, TarDamage, check_tail, read_entry
@@ -35,7 +37,7 @@ Keep = Callable[[int, int, bytes], None]
 """Called for each sample that was measured with its offset, its xxh3-64 and `Cost.row`, as they lie in the shard."""
 
 _MAX_SHARD_BYTES = BLOCK << 32
-_COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+_EXAMPLES, _EXAMPLE_LETTERS = 3, 100
 
 
 @dataclass(slots=True)
@@ -99,6 +101,10 @@ class _Scan:
         self._refused: dict[str, Quarantined] = {}
         self._of_shard: list[Quarantined] = []
         self._notes: Counter[str] = Counter()
+        self._nameless: Quarantined | None = None
+        """Of a nameless member that may belong to the next sample."""
+        self._members = 0
+        self._examples: list[str] = []
 
     def run(self) -> tuple[ScanTable, CostTable]:
         """Walk the headers from the first to the end or to the first damage."""
@@ -112,32 +118,55 @@ class _Scan:
         except TarDamage as damage:
             self._break(damage)
         if not self._piece_of and not self._refused and not self._of_shard:
-            self._of_shard.append(Quarantined("", "", "", 0, "shard_empty", "it ends before any sample"))
+            self._of_shard.append(Quarantined("", "", "", 0, "shard_empty", self._what_was_there()))
         self._tick(self._shard.size, len(self._blocks))
         return self._tables()
 
     def _see(self, entry: Entry) -> None:
-        named = None if is_meta(entry.name) else split_name(entry.name)
+        named = sample_name(entry.name) if entry.kind in ("file", "refused") else None
+        self._members += 1
+        if named is None and len(self._examples) < _EXAMPLES:
+            self._examples.append(entry.name[:_EXAMPLE_LETTERS])
         if named is not None and entry.kind == "file":
             self._join(entry, *named)
-        elif named is not None and entry.kind == "link":
-            detail = "a link or device is never followed; store the data itself"
-            self._refused.setdefault(named[0], _finding(named[0], entry, "member_type", detail))
+        elif named is not None:
+            key = named[0][:MAX_NAME_BYTES]
+            self._refused.setdefault(key, _finding(key, entry, "member_type", entry.why))
         if entry.end > self._tape.end:
             left = self._tape.end - entry.offset
             detail = f"member {entry.name} should have {entry.size} bytes, the shard ends after {left}"
-            raise TarDamage(entry.offset, "tar_cut_in_data", detail)
+            name = "" if entry.kind == "nameless" else entry.name
+            raise TarDamage(entry.offset, "tar_cut_in_data", detail, name)
+        if entry.kind == "nameless":
+            self._suspect(entry)
+        group = self._group
+        if group is not None and group.fault is None and entry.next - group.start > MAX_SAMPLE_BYTES:
+            # A member behind this one would make it too large, and its bytes are held until it is closed.
+            self._close()
         if self._group is None or self._group.fault is not None:
             self._tape.release(min(entry.next, self._tape.end))
 
+    def _suspect(self, entry: Entry) -> None:
+        """A member of unknown name belongs to the sample before it or to the one behind, as members lie together."""
+        detail = f"a member whose name is unknown lies in or beside this sample, @ {entry.start}: {entry.why}"
+        self._of_shard.append(Quarantined("", "", entry.name, entry.start, "tar_pax", entry.why).printable())
+        if self._group is not None:
+            beside = Quarantined("", self._group.key, "", self._group.start, "tar_pax", detail)
+            self._group.fault = self._group.fault or beside
+        self._nameless = Quarantined("", "", "", entry.start, "tar_pax", detail)
+
     def _join(self, entry: Entry, key: str, ext: str) -> None:
+        bad_name = name_fault(entry.name)
+        key = key[:MAX_NAME_BYTES] if bad_name else key
         if self._group is None or self._group.key != key:
             self._close()
             self._tape.release(entry.start)
             self._group = _Group(key, entry.start, entry.start)
+            if self._nameless is not None:
+                self._group.fault = replace(self._nameless, key=key, offset=entry.start).printable()
+        self._nameless = None
         group = self._group
         group.end = entry.end
-        bad_name = name_fault(entry.name)
         if bad_name:
             group.fault = group.fault or _finding(key, entry, "member_name", f"{bad_name}; rename it")
         if ext.lower() in group.exts:
@@ -186,9 +215,16 @@ class _Scan:
         return cost.text_tokens, cost.supervised_tokens, cost.crops
 
     def _break(self, damage: TarDamage) -> None:
-        """Quarantine the open sample, which the damage may have touched, and the damage itself."""
+        """Quarantine the sample that the damage may have touched, and the damage itself."""
         detail = f"the shard is damaged in or right behind this sample: {damage.detail}"
-        if self._group is not None:
+        named = sample_name(damage.name)
+        if named is not None and (self._group is None or self._group.key != named[0]):
+            # The damage is another sample's: the open one is whole.
+            self._close()
+            key = named[0][:MAX_NAME_BYTES]
+            lost = Quarantined("", key, damage.name, damage.offset, damage.reason, damage.detail)
+            self._refused.setdefault(key, lost.printable())
+        elif self._group is not None:
             self._group.fault = Quarantined("", self._group.key, "", self._group.start, damage.reason, detail)
             self._close()
         elif damage.reason == "tar_trailing" and self._blocks:
@@ -198,14 +234,21 @@ class _Scan:
         unread = self._shard.size - min(damage.offset, self._shard.size)
         reason, detail = damage.reason, damage.detail
         if damage.offset == 0 and self._shard.size:
-            magic = self._tape.take(0, min(8, self._shard.size))
-            form = next((name for start, name in _COMPRESSED.items() if magic.startswith(start)), "")
-            reason = "shard_compressed" if form else reason
-            detail = f"{form} data, which cannot be read at an offset; decompress it to .tar" if form else detail
+            reason, detail = foreign_form(self._tape.take(0, min(HEAD_BYTES, self._shard.size))) or (reason, detail)
         if self._shard.size == 0:
             reason, detail = "shard_empty", "the file has zero bytes"
         finding = Quarantined("", "", "", damage.offset, reason, f"{detail}; {unread} bytes were left unread")
         self._of_shard.append(finding)
+
+    def _what_was_there(self) -> str:
+        if not self._members:
+            return f"an empty archive: {self._shard.size} zero bytes"
+        shown = ", ".join(f"`{name}`" for name in self._examples)
+        more = ", ..." if self._members > len(self._examples) else ""
+        return (
+            f"no sample among its {self._members} members ({shown}{more}): directories, files without an extension, "
+            "and what an operating system or a tool left"
+        )
 
     def _tables(self) -> tuple[ScanTable, CostTable]:
         orphans = []
@@ -227,4 +270,4 @@ class _Scan:
 
 
 def _finding(key: str, entry: Entry, reason: str, detail: str) -> Quarantined:
-    return Quarantined("", key, entry.name, entry.offset, reason, detail)
+    return Quarantined("", key, entry.name, entry.offset, reason, detail).printable()

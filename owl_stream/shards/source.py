@@ -42,7 +42,7 @@ def find_shards(
     `on_error` a shard that cannot be used is told to it and left out, instead of raised.
 
     Raises:
-        ConfigError: a scheme or `pipe:`, unbalanced braces, nothing matched, or one path listed twice.
+        ConfigError: an empty name, a scheme or `pipe:`, unbalanced braces, nothing matched, or one path listed twice.
         ShardError: a path that cannot be read, is no regular file, or is compressed.
     """
     paths: dict[Path, str] = {}
@@ -84,6 +84,11 @@ def open_shard(shard: Shard) -> int:
 
 def _matches(pattern: str, base: Path) -> Iterator[Path]:
     for written in _expand_braces(pattern):
+        if not written.strip():
+            raise ConfigError(
+                f"shards {pattern!r}: expected a tar, a pattern or a directory, got an empty name; "
+                "the current directory is written as `.`"
+            )
         if _SCHEME.match(written) or "\0" in written:
             raise ConfigError(
                 f"shard {written!r}: expected a local path, got a scheme; download the shards first "

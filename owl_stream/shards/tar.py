@@ -1,48 +1,76 @@
 """Tar headers, strictly. `tarfile` takes a damaged or cut header for the end of the archive, silently; this does not.
 
-Offsets are bytes from the start of the shard. ustar, GNU long names and PAX (`path` and `size`) are understood; sparse
-and multi-volume members are refused.
+Offsets are bytes from the start of the shard. ustar, old GNU and v7 headers, GNU long names and PAX are understood.
+A member that is not read (sparse, multi-volume, a link, a vendor's type) is an entry too: its header says where the
+next one is. docs/tars.md has the rules.
 """
 
 from __future__ import annotations
 
-import os
 import struct
 import zlib
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple
 
-from owl_stream.errors import DataChangedError, ReadError
+from owl_stream.shards.pax import SPARSE, VOLUMES, Said, as_text
+from owl_stream.shards.tape import CHUNK, FileTape, SpanTape, Tape
+
+__all__ = ["BLOCK", "Entry", "FileTape", "SpanTape", "Tape", "TarDamage", "check_tail", "read_entry"]
 
 BLOCK = 512
-MAX_EXTENSION_BYTES = 64 << 10
-"""What the long-name and PAX headers of one member may take together; a real one takes 1 or 2 KiB."""
+MAX_EXTENSION_BYTES = 16 << 20
+"""What the extension headers of one member may take together. Names take 1 or 2 KiB, extended attributes up to some
+hundred, and the list of a large directory (`tar --incremental`) several MiB."""
 
 _ZERO = bytes(BLOCK)
-_FIELDS = struct.Struct("100s24x12s12x8sc188x155s12x")
-"""Of a header block: name, size, checksum, type, prefix (POSIX.1-1988, ustar)."""
-_CHUNK = 1 << 20
+_FIELDS = struct.Struct("100s24x12s12x8sc100x6s82x155s12x")
+"""Of a header block: name, size, checksum, type, magic, prefix (POSIX.1-1988, ustar)."""
+_CHECKSUM = slice(148, 156)
+_POSIX = b"ustar\0"
+_HIGH = bytes(range(128, 256))
 _EXTENSIONS = (b"x", b"X", b"g", b"L", b"K")
-_FILES = (b"0", b"\0", b"7")
-_LINKS = (b"1", b"2", b"3", b"4", b"6")
-_DIRECTORY, _LABEL = b"5", b"V"
+_GNU_TYPES = (b"S", b"L", b"K", b"D", b"M", b"V", b"N")
+"""GNU tar has other things than a prefix in their headers, as in all that have its old magic."""
+_HARD_LINK, _DUMPDIR, _SPARSE = b"1", b"D", b"S"
+_DATALESS = (b"1", b"2", b"3", b"4", b"5", b"6")
+_SPARSE_FLAG, _MAP_FLAG = 482, 504
+"""Where a sparse member's header, and a block of its map, say that another block of the map follows."""
+
+Kind = Literal["file", "refused", "nameless", "other"]
+_LINK = "a link or device is never followed; store the data itself"
+_KINDS: dict[bytes, tuple[Kind, str]] = {
+    **dict.fromkeys((b"0", b"\0", b"7"), ("file", "")),
+    **dict.fromkeys((b"1", b"2", b"3", b"4", b"6"), ("refused", _LINK)),
+    **dict.fromkeys((b"5", b"V"), ("other", "")),
+    _SPARSE: ("refused", SPARSE),
+    b"M": ("refused", VOLUMES),
+}
+_NOTHING = Said()
 
 
 class TarDamage(Exception):  # noqa: N818 - a finding that a scan records, not an error that a caller sees
-    """From `offset` on the archive cannot be understood. Never leaves this package."""
+    """From `offset` on the archive cannot be understood. Never leaves this package.
 
-    def __init__(self, offset: int, reason: str, detail: str) -> None:
+    `name` is the member's that cannot be passed over, where its header says so: then no other sample is touched.
+    """
+
+    def __init__(self, offset: int, reason: str, detail: str, name: str = "") -> None:
         super().__init__(offset, reason, detail)
-        self.offset, self.reason, self.detail = offset, reason, detail
+        self.offset, self.reason, self.detail, self.name = offset, reason, detail, name
 
 
 class Entry(NamedTuple):
-    """One member: its headers begin at `start`, its data lies at `offset`, the next header at `next`."""
+    """One member: its headers begin at `start`, its data lies at `offset`, the next header at `next`.
+
+    A `refused` one is a sample's, and `why` says why it is not read. Of a `nameless` one the extension headers are
+    damaged (`why`), so that `name` may be wrong or cut. `other` is a directory or a label: nothing of a sample.
+    """
 
     name: str
-    kind: Literal["file", "link", "other"]
+    kind: Kind
     start: int
     offset: int
     size: int
+    why: str = ""
 
     @property
     def end(self) -> int:
@@ -55,105 +83,26 @@ class Entry(NamedTuple):
         return self.offset + _padded(self.size)
 
 
-class Tape(Protocol):
-    """Bytes of a shard by offset, readable up to `end`."""
-
-    end: int
-
-    def take(self, offset: int, nbytes: int) -> bytes:
-        """Exactly `nbytes` bytes; the caller stays below `end`."""
-
-
-class SpanTape:
-    """A span that is already in memory; its first byte lies at `offset` of the shard."""
-
-    def __init__(self, span: bytes, offset: int) -> None:
-        self.end = offset + len(span)
-        self._span, self._offset = span, offset
-
-    def take(self, offset: int, nbytes: int) -> bytes:
-        """See `Tape.take`."""
-        return self._span[offset - self._offset : offset - self._offset + nbytes]
-
-
-class FileTape:
-    """Reads a file forward, each byte at most once, and keeps what lies behind the last `release`."""
-
-    def __init__(self, file: int, end: int, shard: str, start: int = 0, chunk_bytes: int = _CHUNK) -> None:
-        self.end = end
-        self._file, self._shard, self._chunk_bytes = file, shard, chunk_bytes
-        self._kept, self._kept_from = bytearray(), start
-
-    @property
-    def position(self) -> int:
-        """How far the file has been read (or passed over)."""
-        return self._kept_from + len(self._kept)
-
-    def take(self, offset: int, nbytes: int) -> bytes:
-        """See `Tape.take`.
-
-        Raises:
-            ReadError: storage failed.
-            DataChangedError: the file became shorter than `end`.
-        """
-        while self.position < offset + nbytes:
-            self._kept += self._read(max(offset + nbytes - self.position, self._chunk_bytes))
-        return bytes(memoryview(self._kept)[offset - self._kept_from : offset - self._kept_from + nbytes])
-
-    def release(self, offset: int) -> None:
-        """Bytes before `offset` will not be asked for any more; if they were not read yet, they never are."""
-        if offset >= self.position:
-            self._kept.clear()
-        else:
-            del self._kept[: offset - self._kept_from]
-        self._kept_from = offset
-
-    def _read(self, nbytes: int) -> bytes:
-        try:
-            piece = os.pread(self._file, min(nbytes, self.end - self.position), self.position)
-        except OSError as exc:
-            raise ReadError(f"shard {self._shard} @ {self.position}: {exc.strerror}; try again") from exc
-        if not piece:
-            raise DataChangedError(
-                f"shard {self._shard} @ {self.position}: expected {self.end} bytes, the file shrank; index again"
-            )
-        return piece
-
-
 def read_entry(tape: Tape, offset: int) -> Entry | None:
     """The member whose headers begin at `offset`, or None for a zero block, the mark of the end.
 
     The entry's data is not touched and may reach past `tape.end`: the caller checks.
 
     Raises:
-        TarDamage: anything but a well-formed header.
+        TarDamage: a header that is none, or does not say where the next one is.
     """
-    start, left = offset, MAX_EXTENSION_BYTES
-    name: str | None = None
-    size: int | None = None
-    while (header := _read_header(tape, offset)) is not None:
-        offset += BLOCK
-        if header.type not in _EXTENSIONS:
-            return _entry(header, name, size, start, offset)
-        left -= BLOCK + header.size
-        if left < 0:
-            raise TarDamage(
-                start, "tar_extension", f"name headers of one member take more than {MAX_EXTENSION_BYTES} bytes"
-            )
-        if offset + header.size > tape.end:
-            raise TarDamage(offset, "tar_cut_in_header", "the shard ends inside a name header")
-        data = tape.take(offset, header.size)
-        if header.type == b"L":
-            # The first of several wins, as in tarfile.
-            name = name if name is not None else _text(_until_nul(data))
-        elif header.type in (b"x", b"X", b"g"):
-            path, own_size = _read_pax(data, offset, shared=header.type == b"g")
-            name = name if name is not None else path
-            size = size if size is not None else own_size
-        offset += _padded(header.size)
-    if offset != start:
-        raise TarDamage(offset, "tar_header", "a name header is followed by the end of the archive, not by its member")
-    return None
+    header = _read_header(tape, offset)
+    if header is None:
+        return None
+    if header.type not in _EXTENSIONS:
+        return _entry(tape, header, _NOTHING, offset, offset + BLOCK)
+    said, at = Said(), offset
+    while header is not None and header.type in _EXTENSIONS:
+        at = _read_extension(tape, header, said, offset, at + BLOCK)
+        header = _read_header(tape, at)
+    if header is None:
+        raise TarDamage(at, "tar_header", "a name header is followed by the end of the archive, not by its member")
+    return _entry(tape, header, said, offset, at + BLOCK)
 
 
 def check_tail(tape: FileTape, offset: int) -> None:
@@ -164,7 +113,7 @@ def check_tail(tape: FileTape, offset: int) -> None:
     """
     while offset < tape.end:
         tape.release(offset)
-        chunk = tape.take(offset, min(_CHUNK, tape.end - offset))
+        chunk = tape.take(offset, min(CHUNK, tape.end - offset))
         rest = chunk.lstrip(b"\0")
         if rest:
             at = offset + len(chunk) - len(rest)
@@ -179,7 +128,8 @@ class _Header(NamedTuple):
 
     name: str
     type: bytes
-    size: int
+    size: int | bytes
+    """Bytes: what stands there, which is no number."""
 
 
 def _read_header(tape: Tape, offset: int) -> _Header | None:
@@ -191,17 +141,102 @@ def _read_header(tape: Tape, offset: int) -> _Header | None:
     block = tape.take(offset, BLOCK)
     if block == _ZERO:
         return None
-    name, size_field, checksum, kind, prefix = _FIELDS.unpack(block)
-    # The checksum counts its own field as spaces.
-    if _number(checksum) != _sum(block) - sum(checksum) + 8 * 0x20:
+    name, size_field, checksum, kind, magic, prefix = _FIELDS.unpack(block)
+    # It counts its own field as spaces.
+    if _number(checksum) != _sum(block) - sum(checksum) + 8 * 0x20 and not _is_right(block, checksum):
         raise TarDamage(offset, "tar_checksum", "not a tar header: wrong checksum")
     size = _number(size_field)
-    if size is None:
-        raise TarDamage(offset, "tar_header", f"not a tar header: its size is {size_field!r}")
-    if not 0 <= size < 1 << 63:
-        raise TarDamage(offset, "tar_size", f"a member cannot have {size} bytes")
-    path = _text(_until_nul(name))
-    return _Header(f"{_text(_until_nul(prefix))}/{path}" if prefix[0] else path, kind, size)
+    path = as_text(name)
+    if prefix[0] and magic == _POSIX and kind not in _GNU_TYPES:
+        path = f"{as_text(prefix)}/{path}"
+    return _Header(path, kind, size_field if size is None else size)
+
+
+def _read_extension(tape: Tape, header: _Header, said: Said, start: int, offset: int) -> int:
+    """Take in what an extension header says; where the next header is."""
+    size = header.size
+    if isinstance(size, bytes) or not 0 <= size < 1 << 63:
+        raise TarDamage(offset - BLOCK, "tar_size", f"a name header cannot have {_shown(size)} bytes")
+    if offset + size - start > MAX_EXTENSION_BYTES:
+        detail = f"extension headers of one member take more than {MAX_EXTENSION_BYTES} bytes"
+        raise TarDamage(start, "tar_extension", detail)
+    if offset + size > tape.end:
+        raise TarDamage(offset, "tar_cut_in_header", "the shard ends inside a name header")
+    if header.type == b"L":
+        said.read_long_name(tape.take(offset, size))
+    elif header.type != b"K":
+        shared = header.type == b"g"
+        said.read_pax(tape.take(offset, size), shared=shared)
+        if shared and said.fault:
+            # It may be about every member that follows.
+            raise TarDamage(offset, "tar_pax", said.fault)
+    return offset + _padded(size)
+
+
+def _entry(tape: Tape, header: _Header, said: Said, start: int, offset: int) -> Entry:
+    name = header.name if said.name is None else said.name
+    size = header.size if said.size is None else said.size
+    if header.type == b"0" and said is _NOTHING and isinstance(size, int) and 0 <= size < 1 << 63:
+        return Entry(name, "file", start, offset, size)
+    kind, why = _kind(header, name)
+    if header.type in _DATALESS or (header.type == b"\0" and kind == "other"):
+        size = _hard_link_data(tape, offset, size) if header.type == _HARD_LINK else 0
+    if isinstance(size, bytes) or not 0 <= size < 1 << 63:
+        raise TarDamage(start, "tar_size", f"a member cannot have {_shown(size)} bytes", "" if said.fault else name)
+    if header.type == _SPARSE:
+        offset = _behind_map(tape, offset, name)
+    if kind == "other":
+        return Entry(name, kind, start, offset, size)
+    if said.fault:
+        return Entry(name, "nameless", start, offset, size, said.fault)
+    if said.refusal:
+        return Entry(name, "refused", start, offset, size, said.refusal)
+    return Entry(name, kind, start, offset, size, why)
+
+
+def _kind(header: _Header, name: str) -> tuple[Kind, str]:
+    """What a member is, and why it is not read."""
+    known = _KINDS.get(header.type)
+    if known is None:
+        if header.type == _DUMPDIR and name.endswith("/"):
+            return "other", ""
+        kind = header.type.decode("latin-1")
+        return "refused", f"a member of type {kind!r} is not read; store it as a regular file"
+    # Of v7 archives, where directories have no type of their own.
+    return ("other", "") if header.type == b"\0" and header.name.endswith("/") else known
+
+
+def _hard_link_data(tape: Tape, offset: int, size: int | bytes) -> int:
+    """POSIX lets a hard link have data. Most writers that give it a size store none: a header follows at once."""
+    if isinstance(size, bytes) or not 0 < size < 1 << 63 or tape.end - offset < BLOCK:
+        return 0
+    block = tape.take(offset, BLOCK)
+    return 0 if block == _ZERO or _is_right(block, block[_CHECKSUM]) else size
+
+
+def _behind_map(tape: Tape, offset: int, name: str) -> int:
+    """Where a sparse member's data lies: in GNU tar's old form its map goes on in blocks behind the header."""
+    at, goes_on = offset, tape.take(offset - BLOCK, BLOCK)[_SPARSE_FLAG]
+    while goes_on:
+        if at - offset >= MAX_EXTENSION_BYTES:
+            detail = f"the map of a sparse member takes more than {MAX_EXTENSION_BYTES} bytes"
+            raise TarDamage(offset, "tar_extension", detail, name)
+        if tape.end - at < BLOCK:
+            raise TarDamage(at, "tar_cut_in_header", "the shard ends inside the map of a sparse member", name)
+        goes_on = tape.take(at, BLOCK)[_MAP_FLAG]
+        at += BLOCK
+    return at
+
+
+def _is_right(block: bytes, checksum: bytes) -> bool:
+    """Whether a header's checksum is right; it counts its own field as spaces."""
+    said, total = _number(checksum), _sum(block) - sum(checksum) + 8 * 0x20
+    # Old writers added the bytes up as signed: each above 127 as 256 less.
+    return said == total or said == total - 256 * (_high(block) - _high(checksum))
+
+
+def _high(raw: bytes) -> int:
+    return len(raw) - len(raw.translate(None, _HIGH))
 
 
 def _sum(block: bytes) -> int:
@@ -224,54 +259,12 @@ def _number(raw: bytes) -> int | None:
         return None
 
 
-def _entry(header: _Header, name: str | None, size: int | None, start: int, offset: int) -> Entry:
-    name = header.name if name is None else name
-    size = header.size if size is None else size
-    # Links, devices and directories have no data, whatever their size field says (as tarfile reads them).
-    if header.type in _LINKS:
-        return Entry(name, "link", start, offset, 0)
-    if header.type == _DIRECTORY or (header.type == b"\0" and header.name.endswith("/")):
-        return Entry(name, "other", start, offset, 0)
-    if header.type in _FILES:
-        return Entry(name, "file", start, offset, size)
-    if header.type == _LABEL:
-        return Entry(name, "other", start, offset, size)
-    kind = header.type.decode("latin-1")
-    raise TarDamage(start, "tar_type", f"member of type {kind!r}: sparse, multi-volume and vendor types are not read")
-
-
-def _read_pax(data: bytes, offset: int, *, shared: bool) -> tuple[str | None, int | None]:
-    """`path` and `size` of a PAX header; POSIX.1-2001, `"%d %s=%s\\n"` per record."""
-    name: str | None = None
-    size: int | None = None
-    at = 0
-    while at < len(data) and data[at] != 0:
-        digits, _, _ = data[at : at + 8].partition(b" ")
-        length = int(digits) if digits.isdigit() else 0
-        record = data[at : at + length]
-        key, equals, value = record[len(digits) + 1 : -1].partition(b"=")
-        if len(record) != length or not record.endswith(b"\n") or not equals:
-            raise TarDamage(offset + at, "tar_pax", "a PAX header is not made of `length key=value` lines")
-        if key.startswith(b"GNU.sparse."):
-            raise TarDamage(offset + at, "tar_type", "sparse members are not read; write the shard without --sparse")
-        if shared and key in (b"path", b"size"):
-            raise TarDamage(offset + at, "tar_pax", f"a global header gives every member one {key.decode()}")
-        if key == b"path":
-            name = _text(value).rstrip("/")
-        elif key == b"size":
-            if not value.isdigit() or len(value) > 18:
-                raise TarDamage(offset + at, "tar_size", f"a member cannot have {_text(value[:40])!r} bytes")
-            size = int(value)
-        at += length
-    return name, size
-
-
 def _until_nul(raw: bytes) -> bytes:
     return raw.partition(b"\0")[0]
 
 
-def _text(raw: bytes) -> str:
-    return raw.decode("utf-8", "surrogateescape")
+def _shown(size: int | bytes) -> str:
+    return str(size) if isinstance(size, int) else repr(size[:40])[1:]
 
 
 def _padded(size: int) -> int:

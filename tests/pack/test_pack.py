@@ -97,6 +97,33 @@ def test_folders_with_captions_beside_or_in_a_list(tmp_path: Path) -> None:
     assert made.samples == 1
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "._0.png",
+        "a/._0.png",
+        "a/._0.txt",
+        "__MACOSX/0.png",
+        "a/__MACOSX/._0.png",
+        "a/__MACOSX/b/0.png",
+        ".git/0.png",
+        "a/.ipynb_checkpoints/0-checkpoint.png",
+        "@eaDir/0.png/SYNOPHOTO_THUMB_M.png",
+        "a/$RECYCLE.BIN/0.png",
+        "PaxHeaders.12/0.png",
+    ],
+)
+def test_hidden_files_and_junk_in_a_folder_are_nobodys_samples(tmp_path: Path, name: str) -> None:
+    """At any depth: neither packed nor left out as bad; the folder itself may have such a name."""
+    folder = write_captions(tmp_path / ".hidden" / "._c", 2)
+    clean = packed(folder, tmp_path / "clean")
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_bytes(b"x")
+    made = packed(folder, tmp_path / "out")
+    assert (made.samples, made.bad) == (clean.samples, ()) == (2, ())
+    assert members(tmp_path / "out") == members(tmp_path / "clean")
+
+
 def test_bad_records_are_left_out_and_named_with_their_lines(tmp_path: Path) -> None:
     """Whatever is wrong with a record, its neighbours are packed and its reason and line are kept in a file."""
     names = write_pictures(tmp_path, 1)

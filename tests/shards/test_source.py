@@ -93,6 +93,16 @@ def test_no_pattern_at_all_is_said(tmp_path: Path) -> None:
         find_shards([], tmp_path)
 
 
+@pytest.mark.parametrize("pattern", ["", " ", "\t\n", "{,a.tar}", "{a.tar,}"])
+def test_an_empty_name_is_not_the_current_directory(tmp_path: Path, pattern: str) -> None:
+    """`--shards "$SHARDS"` with a variable that is not set would otherwise take whatever lies there."""
+    touch(tmp_path, "a.tar")
+    with pytest.raises(ConfigError, match=r"got an empty name; the current directory is written as `\.`") as caught:
+        find_shards([pattern], tmp_path)
+    assert "\n" not in str(caught.value)
+    assert names(find_shards(["."], tmp_path)) == ["a.tar"]
+
+
 def test_unbalanced_braces_are_named(tmp_path: Path) -> None:
     """The error shows how braces are written."""
     with pytest.raises(ConfigError, match=r"unbalanced braces; write `\{0000\.\.0003\}`"):
