@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, get_args
 
 import typer
@@ -58,10 +59,10 @@ def serve(
         else:
             typer.echo(f"owl-stream {__version__} listens on {url}")
 
-    def ready() -> None:
+    def ready(names: Sequence[str]) -> None:
         if as_json:
-            emit({"event": "ready", "datasets": list(wanted.datasets)})
+            emit({"event": "ready", "datasets": list(names)})
         else:
-            typer.echo(f"ready: {', '.join(wanted.datasets)}")
+            typer.echo(f"ready: {', '.join(names)}")
 
     run(wanted, index_dir=index_dir, on_listening=listening, on_ready=ready)
