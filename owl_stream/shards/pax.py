@@ -7,7 +7,8 @@ from dataclasses import dataclass
 SPARSE = "a sparse member is not read; write the shard without --sparse"
 VOLUMES = "a piece of a multi-volume archive is not read; write the shard without --multi-volume"
 
-_SPARSE, _VOLUME = (b"GNU.sparse.", b"SCHILY.realsize"), b"GNU.volume."
+_VOLUME = b"GNU.volume."
+_NOT_READ = (_VOLUME, b"GNU.sparse.", b"SCHILY.realsize")
 _REAL_NAMES = (b"GNU.sparse.name", b"GNU.volume.filename")
 """A sparse member's own header, and its `path`, hold a name that says which process wrote it."""
 _MALFORMED = "a PAX header is not made of `length key=value` lines"
@@ -45,20 +46,18 @@ class Said:
             key, equals, value = record[len(digits) + 1 : -1].partition(b"=")
             if len(record) != length or not record.endswith(b"\n") or not equals:
                 self.fault = self.fault or _MALFORMED
-                return
+                break
             at += length
             if key == b"path":
                 path = _decode(value).rstrip("/")
             elif key == b"size":
                 size = int(value) if value.isdigit() and len(value) <= _MAX_SIZE_DIGITS else value
-            elif key.startswith(_VOLUME):
-                self.refusal = self.refusal or VOLUMES
-            elif key.startswith(_SPARSE):
-                self.refusal = self.refusal or SPARSE
-                if shared:
+            elif key.startswith(_NOT_READ):
+                self.refusal = self.refusal or (VOLUMES if key.startswith(_VOLUME) else SPARSE)
+                if key in _REAL_NAMES:
+                    real_path = _decode(value)
+                if shared and self.refusal == SPARSE:
                     self.fault = self.fault or f"a global header calls every member sparse: {_decode(key)}"
-            if key in _REAL_NAMES:
-                real_path = _decode(value)
         if shared and (path is not None or size is not None):
             self.fault = self.fault or f"a global header gives every member one {'size' if path is None else 'path'}"
         path = path if real_path is None else real_path

@@ -270,4 +270,6 @@ class _Scan:
 
 
 def _finding(key: str, entry: Entry, reason: str, detail: str) -> Quarantined:
-    return Quarantined("", key, entry.name, entry.offset, reason, detail).printable()
+    found = Quarantined("", key, entry.name, entry.offset, reason, detail)
+    # A long name is not kept as it is; all others are made printable at the end.
+    return found if len(entry.name) <= MAX_NAME_BYTES else found.printable()

@@ -157,6 +157,13 @@ def test_fault_47_a_member_of_unknown_name_spoils_what_it_may_belong_to(
     assert len([key for key, _ in reasons if not key]) == bool(bad)
 
 
+def test_a_size_before_the_malformed_record_is_believed(tmp_path: Path) -> None:
+    """Where the next header is, is known, though the name is not."""
+    broken = member("pax", b"12 size=700\n99 path", b"x") + header("cut", 0) + padded(b"x" * 700)
+    keys, reasons = keys_and_reasons(write(tmp_path / "t.tar", pair("0000"), pair("0001"), broken, *map(pair, "23")))
+    assert (keys, [key for key, _ in reasons]) == (["0000", "3"], ["0001", "", "2"])
+
+
 @pytest.mark.parametrize("reason", ["tar_size", "tar_cut_in_data"])
 @pytest.mark.parametrize("kind", [b"0", b"S", b"Z"])
 def test_fault_46_a_size_that_cannot_be_loses_its_sample_and_what_lies_behind(
