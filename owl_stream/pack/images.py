@@ -10,19 +10,13 @@ from pathlib import Path
 from owl_stream.errors import SampleError
 from owl_stream.pack.entry import ImageFile
 from owl_stream.shards.media import IMAGE_SUFFIXES
+from owl_stream.shards.sniff import FORMAT_WORDS, HEAD_BYTES, IMAGE_FORMATS, sniff
 
 MAX_IMAGE_BYTES = 1 << 30
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
-_MAGIC = {
-    b"\xff\xd8\xff": "jpg",
-    b"\x89PNG\r\n\x1a\n": "png",
-    b"GIF8": "gif",
-    b"RIFF": "webp",
-    b"BM": "bmp",
-    b"II*\0": "tif",
-    b"MM\0*": "tif",
-}
+_SUFFIX_OF = {"jpeg": "jpg", "tiff": "tif", "jpeg2000": "jp2"}
+"""The suffix that goes with a format, where it is not the format's own name."""
 
 
 class ImageRoot:
@@ -67,8 +61,12 @@ def _ext(path: str) -> str:
     if suffix in IMAGE_SUFFIXES:
         return suffix
     with open(path, "rb") as file:
-        head = file.read(8)
-    for magic, ext in _MAGIC.items():
-        if head.startswith(magic):
-            return ext
-    raise SampleError("image_type", f"image {path}: expected one of {', '.join(sorted(IMAGE_SUFFIXES))}")
+        content = sniff(file.read(HEAD_BYTES))
+    ext = _SUFFIX_OF.get(content, content)
+    if ext in IMAGE_SUFFIXES:
+        return ext
+    got = f"{FORMAT_WORDS[content]}, which is not read" if content else "neither such a suffix nor such content"
+    remedy = "convert it to JPEG, PNG or WebP" if content in IMAGE_FORMATS else "leave it out"
+    raise SampleError(
+        "image_type", f"image {path}: expected one of {', '.join(sorted(IMAGE_SUFFIXES))}, got {got}; {remedy}"
+    )

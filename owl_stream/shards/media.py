@@ -17,7 +17,7 @@ from typing import Literal
 from owl_stream.errors import SampleError
 from owl_stream.records import Conversation
 from owl_stream.shards.sample import Member, Sample
-from owl_stream.shards.sniff import IMAGE_FORMATS, sniff
+from owl_stream.shards.sniff import AUDIO_FORMATS, IMAGE_FORMATS, VIDEO_FORMATS, sniff
 
 _PHOTOGRAPHS = frozenset(("jpg", "jpeg", "jpe", "jfif", "jif", "png", "apng", "webp", "gif", "avif", "heic", "heif"))
 _OTHER_IMAGES = frozenset(("bmp", "dib", "tif", "tiff", "jxl", "jp2", "ico", "pbm", "pgm", "ppm", "pnm"))
@@ -41,9 +41,16 @@ def member_kind(member: Member) -> Kind:
         return ""
     if suffix in VIDEO_SUFFIXES:
         return "video"
-    if suffix in AUDIO_SUFFIXES:
-        return "audio"
-    return "image" if sniff(member.data) in IMAGE_FORMATS else ""
+    return "audio" if suffix in AUDIO_SUFFIXES else _kind_by_content(member)
+
+
+def _kind_by_content(member: Member) -> Kind:
+    content = sniff(member.data)
+    if content in IMAGE_FORMATS:
+        return "image"
+    if content in VIDEO_FORMATS:
+        return "video"
+    return "audio" if content in AUDIO_FORMATS else ""
 
 
 def image_members(sample: Sample, besides: frozenset[str] = frozenset()) -> tuple[Member, ...]:
