@@ -72,6 +72,10 @@ def assembly_id(recipe: Recipe) -> str:
 
 
 def _costly(recipe: Recipe) -> dict[str, Any]:
-    """The recipe without its tokenizer's name, whose content counts, and without what changes pixels only."""
+    """The recipe without its tokenizer's name, whose content counts, and without what changes pixels only.
+
+    `chat: release` is left out: it is what every recipe was before there was a choice, and their fingerprints stay.
+    """
     fields = asdict(recipe)
-    return {name: fields[name] for name in fields if name not in ("tokenizer", "resize")}
+    left_out = ("tokenizer", "resize", "chat") if recipe.chat == "release" else ("tokenizer", "resize")
+    return {name: fields[name] for name in fields if name not in left_out}

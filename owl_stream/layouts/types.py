@@ -27,6 +27,10 @@ class Turn(Protocol):
     def content(self) -> str:
         """Text; in user turns `<|image|>` and `<|video|>` stand where media go."""
 
+    @property
+    def learned(self) -> bool:
+        """Whether an assistant turn is learned; a turn that is not has labels -100."""
+
 
 class Image(NamedTuple):
     """A picture's size in pixels, as decoded (after EXIF orientation, if the decoder applies it)."""

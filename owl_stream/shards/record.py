@@ -35,6 +35,7 @@ class Message(NamedTuple):
 
     role: str
     content: str
+    learned: bool = True
 
 
 class Record(NamedTuple):
@@ -143,7 +144,7 @@ def _where(at: _At) -> str:
 def _checked(record: Record, document: Member) -> Record:
     _check_order([message.role for message in record.messages], document)
     images = videos = 0
-    for at, (role, content) in enumerate(record.messages):
+    for at, (role, content, _) in enumerate(record.messages):
         here = content.count(IMAGE_MARKER), content.count(VIDEO_MARKER)
         if role != "user" and any(here):
             raise fault(document, "marker_role", f"turn {at} ({role}) holds a media marker; only a user's may")

@@ -40,6 +40,7 @@ class Message:
 
     role: str
     content: str
+    learned: bool = True
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,7 @@ class Say:
 
     role: str
     content: str
+    learned: bool = True
 
 
 def talk(*contents: str, system: str | None = None) -> list[Say]:
