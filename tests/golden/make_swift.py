@@ -6,7 +6,8 @@ Run by hand, in an environment with ms-swift 4.6.0 and torch; owl-stream need no
 
 The argument is the Qwen2 vocabulary as tests/support/qwen2.py builds it. Templates, tokenisation, labels and the choice
 of frames are the package's own. Two things that it takes from elsewhere are stood in for: the decoder of videos, and
-the image processor, which comes with the model's weights (grids are looked up in owl3_grid.json, prompts spelled below).
+the image processor, which comes with the model's weights (its grids are looked up in owl3_grid.json, its prompts are
+spelled below).
 
 A row: `id`, `version` (240728 or 241101), `messages` with `<|image|>` and `<|video|>` where media stand (`learned`
 false is ms-swift's `loss` false), `media` ([width, height] of an image, the number of frames of a video), `image_size`

@@ -101,8 +101,10 @@ def test_a_video_keeps_the_images_of_its_sample_whole(
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_media_that_are_too_long_go_as_a_whole(layout: str) -> None:
     """Truncation splits no medium's prompt under this form either: at every length the row is consistent."""
-    messages, media = talk("<|image|>a", "A", "b<|video|>", "B"), [WIDE, Video((FRAME,) * 3)]
-    tokenizer, settings = Characters(whole=()), {"layout": layout, "chat": "swift", "cut": "off"}
+    messages = talk("<|image|>a", "A", "b<|video|>", "B")
+    media: list[Medium] = [WIDE, Video((FRAME,) * 3)]
+    tokenizer = Characters(whole=())
+    settings: dict[str, object] = {"layout": layout, "chat": "swift", "cut": "off"}
     encode = get_layout(layout).encode
     whole = encode(messages, media, tokenizer, recipe(**settings))
     first = int(whole.supervised[0][0])
