@@ -35,6 +35,7 @@ class Recipe:
     """What turns a sample into a row. Two datasets with equal recipes share a cost table.
 
     `tokenizer` is a path to a `tokenizers` file or a hub id; its *content*, not its name, enters any digest.
+    `chat` is the released processor's form unless asked otherwise: it is what the released weights were trained on.
     """
 
     layout: LayoutName
