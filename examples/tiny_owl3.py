@@ -122,10 +122,14 @@ class VisionStub(nn.Module):
 
     def forward(self, crops: Tensor) -> Tensor:
         """Float [C, 3, S, S] -> float [C, VISUAL_GRID^2, hidden]."""
+        projected: Tensor = self.project(self.tower(crops))
+        return projected
+
+    def tower(self, crops: Tensor) -> Tensor:
+        """What comes before the projection into the language model's space; shapes as in `forward`."""
         averaged = functional.adaptive_avg_pool2d(crops, 4 * VISUAL_GRID)
         tokens = self.patches(averaged).flatten(2).transpose(1, 2) + self.places
-        projected: Tensor = self.project(functional.gelu(tokens))
-        return projected
+        return functional.gelu(tokens)
 
 
 class Attention(nn.Module):

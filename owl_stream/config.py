@@ -24,6 +24,9 @@ ENV_PREFIX = "OWL_"
 _SECRETS = ("server", "access", "tokens")
 
 LayoutName = Literal["owl3-240728", "owl3-241101"]
+RELEASED_SIDE: Mapping[LayoutName, int] = {"owl3-240728": 384, "owl3-241101": 378}
+"""Side of a crop in the released processors: what the models were trained with."""
+
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 
@@ -32,6 +35,7 @@ class Recipe:
     """What turns a sample into a row. Two datasets with equal recipes share a cost table.
 
     `tokenizer` is a path to a `tokenizers` file or a hub id; its *content*, not its name, enters any digest.
+    `chat` is the released processor's form unless asked otherwise: it is what the released weights were trained on.
     """
 
     layout: LayoutName
@@ -42,6 +46,7 @@ class Recipe:
     max_length: int
     on_too_long: Literal["truncate", "skip"]
     max_image_pixels: int
+    chat: Literal["release", "swift"] = "release"
     on_unknown_field: Literal["count", "refuse"] = "count"
     literal_markers: bool = False
 
@@ -136,9 +141,17 @@ class DatasetConfig(_Frozen):
     shards: tuple[str, ...] = Field(min_length=1, description="tars, brace patterns, globs, directories")
     layout: LayoutName = Field("owl3-240728", description="the release of the model, see layouts.md")
     tokenizer: str = Field(min_length=1, description="a tokenizers file, or a hub id")
-    image_size: int = Field(384, ge=14, le=4096, description="side of a crop in pixels")
-    cut: Annotated[Literal["off", "single", "all"], _OFF] = Field(
-        "single", description="240728 never cut multi-image samples"
+    chat: Literal["release", "swift"] = Field(
+        "release", description="the released processor's text and labels, or ms-swift's, see layouts.md"
+    )
+    image_size: int | None = Field(
+        None,
+        ge=14,
+        le=4096,
+        description="side of a crop in pixels; none: the release's, 384 for 240728, 378 for 241101",
+    )
+    cut: Annotated[Literal["off", "single", "all"] | None, _OFF] = Field(
+        None, description="`off`, `single`, `all`; none: `single`, as 240728 does, or `all` under chat: swift"
     )
     resize: Literal["simd", "pillow"] = Field("simd", description="pillow is bit-exact with the released processor")
     max_length: int = Field(4096, ge=16, le=1 << 20, description="tokens of a row")
@@ -168,12 +181,13 @@ class DatasetConfig(_Frozen):
         return Recipe(
             layout=self.layout,
             tokenizer=self.tokenizer,
-            image_size=self.image_size,
-            cut=self.cut,
+            image_size=RELEASED_SIDE[self.layout] if self.image_size is None else self.image_size,
+            cut=self.cut or ("all" if self.chat == "swift" else "single"),
             resize=self.resize,
             max_length=self.max_length,
             on_too_long=self.on_too_long,
             max_image_pixels=self.max_image_pixels,
+            chat=self.chat,
             on_unknown_field=self.on_unknown_field,
             literal_markers=self.literal_markers,
         )
@@ -191,7 +205,7 @@ class DatasetConfig(_Frozen):
             last=self.last,
             text_token_cost=self.text_token_cost,
             vision_token_cost=self.vision_token_cost,
-            vision_tokens_per_crop=(self.image_size // VISION_PATCH) ** 2,
+            vision_tokens_per_crop=(self.recipe.image_size // VISION_PATCH) ** 2,
         )
 
 

@@ -25,11 +25,50 @@ def test_defaults_are_the_designs(path: Path) -> None:
     """A file with shards and a tokenizer is enough, and means what the documentation says."""
     config = load_config(path, {})
     train = config.datasets["train"]
-    assert (train.layout, train.image_size, train.cut, train.resize) == ("owl3-240728", 384, "single", "simd")
+    assert (train.layout, train.chat, train.resize) == ("owl3-240728", "release", "simd")
+    assert (train.recipe.image_size, train.recipe.cut, train.recipe.chat) == (384, "single", "release")
     assert (train.max_length, train.global_batch_size, train.bucket_window) == (4096, 8, 32)
     assert (train.shuffle, train.modality, train.last, train.on_bad_sample) == ("full", "pure", "fill", "mask")
     assert (config.server.host, config.server.port, config.base) == ("127.0.0.1", 8000, path.parent)
     assert train.plan.vision_tokens_per_crop == 729
+
+
+@pytest.mark.parametrize(
+    ("settings", "image_size", "cut"),
+    [
+        ("layout: owl3-240728", 384, "single"),
+        ("layout: owl3-241101", 378, "single"),
+        ("layout: owl3-241101, image_size: 384", 384, "single"),
+        ("layout: owl3-240728, image_size: 378", 378, "single"),
+        ("image_size: null, cut: null", 384, "single"),
+        ("chat: swift", 384, "all"),
+        ("chat: swift, cut: off", 384, "off"),
+        ("chat: swift, cut: single, layout: owl3-241101", 378, "single"),
+        ("chat: release, cut: all", 384, "all"),
+    ],
+)
+def test_what_is_left_out_follows_layout_and_chat(tmp_path: Path, settings: str, image_size: int, cut: str) -> None:
+    """The side of a crop is the release's, and ms-swift cuts every image; what is given is taken."""
+    path = tmp_path / "owl-stream.yaml"
+    path.write_text(f"datasets: {{train: {{shards: ['a.tar'], tokenizer: t.json, {settings}}}}}\n")
+    recipe = load_config(path, {}).datasets["train"].recipe
+    assert (recipe.image_size, recipe.cut) == (image_size, cut)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("IMAGE_SIZE", "13", "greater than or equal to 14, got 13"),
+        ("IMAGE_SIZE", "large", "got 'large'"),
+        ("CHAT", "chatml", "'release' or 'swift', got 'chatml'"),
+        ("CUT", "every", "'off', 'single' or 'all', got 'every'"),
+    ],
+)
+def test_sizes_and_forms_that_are_none_are_refused(path: Path, key: str, value: str, message: str) -> None:
+    """The error names variable, key, and what was expected."""
+    variable = f"OWL_DATASETS__TRAIN__{key}"
+    with pytest.raises(ConfigError, match=f"^{variable}: `datasets.train.{key.lower()}`.*{message}"):
+        load_config(path, {variable: value})
 
 
 def test_settings_are_frozen(path: Path) -> None:

@@ -9,11 +9,11 @@ MAX_FRAMES = 16
 def sample_frames(frames: int, limit: int = MAX_FRAMES) -> tuple[int, ...]:
     """Return the indices of at most `limit` of `frames` frames, increasing.
 
-    All of them if they are few enough; else evenly spaced with both ends included: index i is i * (frames - 1) /
-    (limit - 1) rounded to the nearest whole number, halves up, in integer arithmetic. The contract of the model says
-    "uniform sampling" and no more; the ends are included because first and last frame tell most about a change.
+    All of them if they are few enough; else the middle one of each of `limit` equal parts, as the released examples
+    take them: frame i * gap + gap / 2 with gap = frames / limit, rounded down. These are floating-point numbers there
+    and here.
     """
     if frames <= limit:
         return tuple(range(frames))
-    last = limit - 1
-    return tuple((2 * i * (frames - 1) + last) // (2 * last) for i in range(limit))
+    gap = frames / limit
+    return tuple(int(i * gap + gap / 2) for i in range(limit))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from owl_stream.errors import SampleError
@@ -21,6 +21,17 @@ class Prompt(NamedTuple):
 
     text: str
     views: tuple[View, ...]
+
+
+def split_at_images(text: str) -> Iterator[tuple[int, str]]:
+    """Split at every `<|image|>`, which is a chunk of its own; yields (first character, chunk)."""
+    start = 0
+    while (found := text.find(IMAGE, start)) >= 0:
+        if found > start:
+            yield start, text[start:found]
+        yield found, IMAGE
+        start = found + len(IMAGE)
+    yield start, text[start:]
 
 
 def check_conversation(messages: Sequence[Turn], media: Sequence[Medium]) -> None:

@@ -10,10 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from owl_stream.errors import SampleError
-from owl_stream.layouts.chat import ChatTokens, encode_chat
+from owl_stream.layouts.chat import encode_chat
+from owl_stream.layouts.chat_tokens import ChatTokens
 from owl_stream.layouts.frames import sample_frames
 from owl_stream.layouts.grid import choose_grid
 from owl_stream.layouts.media import IMAGE, Prompt, check_conversation
+from owl_stream.layouts.swift import encode_swift
 from owl_stream.layouts.truncation import cut_position
 from owl_stream.layouts.types import (
     EncodedRow,
@@ -40,16 +42,17 @@ class Owl3Layout(ABC):
     ) -> EncodedRow:
         """See `Layout.encode`.
 
-        `cut: single` cuts the image of a sample whose only medium it is; `cut: all` cuts every image; frames of
-        videos are never cut.
+        `cut: single` cuts the image of a sample whose only medium it is; `cut: all` cuts every image, but under
+        `chat: swift` none of a sample with a video. Frames of videos are never cut.
 
         Raises:
             SampleError: those of `check_conversation`, `too_long`, `no_supervised_tokens`.
         """
         check_conversation(messages, media)
-        cut = recipe.cut == "all" or (recipe.cut == "single" and len(media) == 1)
-        prompts = [self._prompt(index, medium, cut, recipe.image_size) for index, medium in enumerate(media)]
-        chat = encode_chat(messages, [prompt.text for prompt in prompts], tokenizer)
+        cut = _cuts(media, recipe)
+        prompts = [self._prompt(index, medium, cut, recipe) for index, medium in enumerate(media)]
+        encode = encode_swift if recipe.chat == "swift" else encode_chat
+        chat = encode(messages, [prompt.text for prompt in prompts], tokenizer)
         row = _truncated(chat, prompts, recipe)
         if not row.supervised_tokens:
             raise SampleError(
@@ -84,14 +87,15 @@ class Owl3Layout(ABC):
             row.write_labels(out["labels"][b])
         self._collate_offsets(rows, out)
 
-    def _prompt(self, index: int, medium: Medium, cut: bool, image_size: int) -> Prompt:
+    def _prompt(self, index: int, medium: Medium, cut: bool, recipe: Recipe) -> Prompt:
         if not isinstance(medium, Image):
             frames = sample_frames(len(medium.frames))
             views = tuple(View(index, frame, None, 1) for frame in frames)
-            return Prompt(self._video_prompt(len(frames)), views)
+            bare = recipe.chat == "swift"
+            return Prompt(IMAGE * len(frames) if bare else self._video_prompt(len(frames)), views)
         if not cut:
             return Prompt(IMAGE, (View(index, 0, None, 1),))
-        rows, cols = choose_grid(medium.width, medium.height, image_size)
+        rows, cols = choose_grid(medium.width, medium.height, recipe.image_size)
         return Prompt(self._cut_prompt(rows, cols), (View(index, 0, (rows, cols), rows * cols + 1),))
 
     @abstractmethod
@@ -109,6 +113,13 @@ class Owl3Layout(ABC):
     @abstractmethod
     def check(self, tensors: Mapping[str, Any], crops: int) -> OffsetReport:
         """See `Layout.check`."""
+
+
+def _cuts(media: Sequence[Medium], recipe: Recipe) -> bool:
+    """Whether a sample's images are cut."""
+    if recipe.cut == "all":
+        return recipe.chat == "release" or all(isinstance(medium, Image) for medium in media)
+    return recipe.cut == "single" and len(media) == 1
 
 
 def _truncated(chat: ChatTokens, prompts: Sequence[Prompt], recipe: Recipe) -> EncodedRow:

@@ -64,9 +64,9 @@ class SmallTokenizer:
         return Tokens(encoding.ids, encoding.offsets)
 
 
-def make_pieces(layout: str, tokenizer: SmallTokenizer) -> dict[str, Piece]:
+def make_pieces(layout: str, tokenizer: SmallTokenizer, chat: str = "release", cut: str = "single") -> dict[str, Piece]:
     """One row of every kind, a filler and a masked row among them, each with random pixels of its own."""
-    recipe = Recipe(layout, "", SIDE, "single", "simd", 4096, "truncate", 10**6)
+    recipe = Recipe(layout, "", SIDE, cut, "simd", 4096, "truncate", 10**6, chat)  # type: ignore[arg-type] # strings
     maker = get_layout(layout)
     rows = {
         kind: maker.encode(

@@ -7,7 +7,7 @@ from itertools import permutations
 import pytest
 import torch
 
-from tests.contract.batches import check_same
+from tests.contract.batches import answers, check_same, make_batch, make_pieces
 from tests.contract.conftest import Stage
 
 ORDERS = list(permutations(("text", "long text", "single", "multi")))
@@ -34,6 +34,17 @@ def test_a_mixed_batch_equals_its_rows_alone(stage: Stage, order: tuple[str, ...
 def test_fillers_masked_rows_videos_and_twins_change_nothing(stage: Stage, order: tuple[str, ...]) -> None:
     """The rows that only a server adds are as invisible to their neighbours as any other."""
     check_same(stage.answers(stage.batch(*order), *order), [stage.alone[kind] for kind in order])
+
+
+@pytest.mark.parametrize("cut", ["single", "all"])
+def test_rows_as_ms_swift_spells_them_hold_the_contract_too(stage: Stage, cut: str) -> None:
+    """`chat: swift` changes text, labels and crops, and not what a batch is: every row equals itself alone."""
+    kinds = ("text", "multi", "masked", "video", "single", "long text", "filler")
+    pieces = make_pieces(stage.layout, stage.tokenizer, "swift", cut)
+    pad_id = stage.tokenizer.pad_id
+    alone = [answers(stage.model, make_batch(stage.layout, [pieces[k]], pad_id), [pieces[k]])[0] for k in kinds]
+    rows = [pieces[kind] for kind in kinds]
+    check_same(answers(stage.model, make_batch(stage.layout, rows, pad_id), rows), alone)
 
 
 def test_rows_without_images_need_no_pixels(stage: Stage) -> None:

@@ -33,6 +33,23 @@ def test_padding_with_zeros_raises_in_the_vision_mask(stage_240728: Stage) -> No
         stage_240728.model(**padded_with(stage_240728, 0))
 
 
+def test_padding_text_only_rows_with_zeros_raises_in_select_query(stage_240728: Stage) -> None:
+    """Zeros are counts: a row without images that ends in them is partly one with images."""
+    batch = stage_240728.batch(*KINDS)
+    batch["media_offset"][2][batch["attention_mask"][2] == 0] = 0
+    with pytest.raises(AssertionError, match="cells see images"):
+        stage_240728.model(**batch)
+
+
+@pytest.mark.parametrize("kinds", [("multi", "text"), ("text", "multi"), ("video", "single", "text", "long text")])
+def test_padding_all_rows_with_zeros_raises_one_or_the_other(stage_240728: Stage, kinds: tuple[str, ...]) -> None:
+    """Which of the two comes first depends on the rows; none of them gets through."""
+    batch = stage_240728.batch(*kinds)
+    batch["media_offset"][batch["attention_mask"] == 0] = 0
+    with pytest.raises((RuntimeError, AssertionError)):
+        stage_240728.model(**batch)
+
+
 def test_padding_with_minus_100_raises_in_select_query(stage_240728: Stage) -> None:
     """A row that is partly negative is no run of L queries."""
     with pytest.raises(AssertionError, match="cells see images"):

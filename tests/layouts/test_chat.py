@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from owl_stream.errors import SampleError
 from owl_stream.layouts import Image, Medium, Tokenizer, Video, get_layout
 from tests.layouts.characters import Characters, Say, recipe, talk
 
@@ -42,6 +43,29 @@ def test_only_answers_and_their_ends_are_supervised(layout: str) -> None:
     learned = "".join(chr(label) for label in row.labels if label != -100)
     assert learned == "A1<|im_end|><|endoftext|>A2<|im_end|><|endoftext|>"
     assert row.supervised_tokens == len(learned)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_an_answer_that_is_not_learned_has_no_labels(layout: str) -> None:
+    """Neither the answer nor its ends are learned; ids and neighbours are as they were."""
+    whole = talk("Q1", "A1", "Q2", "A2", "Q3", "A3")
+    partly = [Say(turn.role, turn.content, learned=turn.content != "A2") for turn in whole]
+    encode = get_layout(layout).encode
+    row = encode(partly, [], Characters(whole=()), recipe(layout=layout))
+    learned = "".join(chr(label) for label in row.labels if label != -100)
+    assert learned == "A1<|im_end|><|endoftext|>A3<|im_end|><|endoftext|>"
+    assert row.supervised_tokens == len(learned)
+    assert row.input_ids.tolist() == encode(whole, [], Characters(whole=()), recipe(layout=layout)).input_ids.tolist()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_conversation_of_which_nothing_is_learned_is_refused(layout: str) -> None:
+    """It would be a row without a supervised token."""
+    with pytest.raises(SampleError) as caught:
+        get_layout(layout).encode(
+            [Say("user", "Q"), Say("assistant", "A", learned=False)], [], Characters(), recipe(layout=layout)
+        )
+    assert caught.value.reason == "no_supervised_tokens"
 
 
 def test_240728_spells_grids_and_frames() -> None:
@@ -81,9 +105,9 @@ def test_cut_chooses_which_images_are_cut(layout: str) -> None:
 
 def test_a_long_video_names_its_chosen_frames() -> None:
     """Views carry the index of each frame in the record's list."""
-    video = Video((SQUARE,) * 31)
+    video = Video((SQUARE,) * 32)
     row = get_layout("owl3-241101").encode(talk("<|video|>", "A"), [video], Characters(), recipe())
-    assert [(view.medium, view.frame, view.crops) for view in row.views] == [(0, 2 * i, 1) for i in range(16)]
+    assert [(view.medium, view.frame, view.crops) for view in row.views] == [(0, 2 * i + 1, 1) for i in range(16)]
 
 
 def test_a_crop_starts_at_the_first_piece_of_its_marker() -> None:
