@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check bench soak serve format clean
+.PHONY: demo test check bench soak serve wheel format clean
 
 demo: $(VENV)/.demo
 	$(BIN)/owl-stream demo
@@ -35,6 +35,12 @@ SEED ?= 0
 soak: $(VENV)/.dev
 	$(BIN)/python -m tests.faults.soak --seconds $(SECONDS) --seed $(SEED)
 
+# One wheel with server and client, in dist/: what other machines install.
+wheel: | $(BIN)/python
+	rm -f dist/*.whl
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+	@ls dist/*.whl
+
 # make serve ARGS='--config owl-stream.yaml'
 serve: $(VENV)/.demo
 	$(BIN)/owl-stream serve $(ARGS)
@@ -44,7 +50,7 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) dist .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

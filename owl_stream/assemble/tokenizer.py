@@ -23,7 +23,12 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 END_OF_TEXT = "<|endoftext|>"
 SPECIAL_TOKENS = (END_OF_TEXT, "<|im_start|>", "<|im_end|>")
 
+RELEASED = {"owl3-240728": "mPLUG/mPLUG-Owl3-7B-240728", "owl3-241101": "mPLUG/mPLUG-Owl3-7B-241101"}
+"""Hub ids of the models that each layout was made for; each has a `tokenizer.json`."""
+
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+_FILE = "tokenizer.json"
 _CACHED_TEXTS, _CACHED_CHARACTERS = 4096, 64
 
 
@@ -44,6 +49,10 @@ class TokenizerFile:
         Raises:
             ConfigError: the content is no tokenizer, or lacks a special token of the chat text.
         """
+        if self.content.startswith(_LFS_POINTER):
+            raise ConfigError(
+                f"tokenizer {self.name}: a Git LFS pointer, not the tokenizer: fetch it with `git lfs pull`"
+            )
         try:
             backend = _Backend.from_str(self.content.decode())
         except Exception as exc:  # tokenizers raises bare Exception
@@ -67,7 +76,7 @@ class ChatTokenizer:
         if missing:
             raise ConfigError(
                 f"tokenizer {name}: expected {', '.join(SPECIAL_TOKENS)} as single tokens, missing "
-                f"{', '.join(missing)}; add them as special tokens"
+                f"{', '.join(missing)}: it is not the tokenizer of a model that a layout is for; take {_released()}"
             )
         self.pad_id: int = backend.encode(END_OF_TEXT, add_special_tokens=False).ids[0]
         self.end_of_text_id: int = self.pad_id
@@ -126,17 +135,37 @@ class _Offsets(Sequence[tuple[int, int]]):
 def load_tokenizer(spec: str, base: Path) -> TokenizerFile:
     """Read a tokenizer: a path relative to `base`, or else a hub id (`org/name`), which asks the network.
 
+    A path may be that of a model's directory, which holds a `tokenizer.json`.
+
     Raises:
         ConfigError: not found, not a tokenizer, or one without the special tokens of the chat text.
     """
     path = base / spec
     try:
+        if path.is_dir():
+            path = _inside(path)
         content = path.read_bytes() if path.is_file() else _from_hub(spec, path)
     except OSError as exc:
         raise ConfigError(f"tokenizer {path}: cannot read it: {exc.strerror}") from exc
     tokenizer = TokenizerFile(spec, content, xxhash.xxh3_128_hexdigest(content))
     tokenizer.build()
     return tokenizer
+
+
+def _inside(directory: Path) -> Path:
+    path = directory / _FILE
+    if not path.is_file():
+        raise ConfigError(
+            f"tokenizer {directory}: a directory without {_FILE}; take {_released()}, or have transformers write one "
+            "from other files: AutoTokenizer.from_pretrained(DIRECTORY).save_pretrained(DIRECTORY)"
+        )
+    return path
+
+
+def _released() -> str:
+    """Where tokenizers come from, in words."""
+    named = ", ".join(f"{hub_id} for {layout}" for layout, hub_id in RELEASED.items())
+    return f"the model's own from the hub ({named})"
 
 
 def _from_hub(spec: str, path: Path) -> bytes:
@@ -146,7 +175,11 @@ def _from_hub(spec: str, path: Path) -> bytes:
             return str(_Backend.from_pretrained(spec).to_str()).encode()
         except Exception as exc:  # whatever the network stack of the day raises
             reason += f", and the hub says: {' '.join(str(exc).split())}"
-    raise ConfigError(f"tokenizer not found: expected a tokenizers file or a hub id (org/name), got {spec!r}: {reason}")
+    raise ConfigError(
+        f"tokenizer not found: expected a tokenizers file or a hub id (org/name), got {spec!r}: {reason}; take "
+        f"{_released()}; for a machine without network: `hf download {RELEASED['owl3-240728']} {_FILE} --local-dir .`, "
+        "copy that file there and name it"
+    )
 
 
 def _is_one_token(backend: Any, token: str) -> bool:

@@ -1,5 +1,5 @@
 """`python -m owl_stream.cli`, the same as `owl-stream`."""
 
-from owl_stream.cli.app import main
+from owl_stream.cli import main
 
 main()

@@ -64,14 +64,21 @@ def pack(
             autocompletion=lambda: ["count", "refuse"],
         ),
     ] = "count",
+    force: Annotated[
+        bool, typer.Option("--force", help="Start anew: remove the shards that an earlier run wrote under this name.")
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with an earlier run; an error if there is none to go on with.")
+    ] = False,
     workers: Annotated[int | None, typer.Option(min=1, help="Shards written at a time; default: one per core.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Turn LLaVA, ShareGPT or ms-swift records, or folders of images with captions, into shards to train from.
 
     Killed and started again with the same arguments it goes on; the shards have the same bytes as if it had never
-    stopped. Bad inputs (no such image, a name that leaves its directory, a malformed record) are counted and listed
-    with their lines in NAME.bad.jsonl beside the shards; NAME.manifest.json lists the shards. Exit code 0 even so.
+    stopped. Where other arguments have written shards it refuses to mix them; --force starts anew. Bad inputs (no such
+    image, a name that leaves its directory, a malformed record) are counted and listed with their places in
+    NAME.bad.jsonl beside the shards; NAME.manifest.json lists the shards. Exit code 0 even so.
     """
     from owl_stream.engine.cores import usable_cores  # noqa: PLC0415 # see serve
     from owl_stream.pack import PackSettings  # noqa: PLC0415
@@ -89,6 +96,7 @@ def pack(
         shard_samples=shard_samples,
         on_bad=_on_bad(on_bad),
         on_unknown_field=_on_unknown_field(on_unknown_field),
+        begin=_begin(force, resume),
     )
     began = time.monotonic()
     with Bar("packing") as bar:
@@ -154,6 +162,12 @@ def _one_of(option: str, value: str, valid: tuple[str, ...]) -> str:
 
 def _on_unknown_field(value: str) -> Literal["count", "refuse"]:
     return "refuse" if _one_of("--on-unknown-field", value, ("count", "refuse")) == "refuse" else "count"
+
+
+def _begin(force: bool, resume: bool) -> Literal["auto", "resume", "force"]:
+    if force and resume:
+        raise ConfigError("--force starts anew and --resume goes on: give one of them, or neither")
+    return "force" if force else "resume" if resume else "auto"
 
 
 def _on_bad(value: str) -> Literal["skip", "fail"]:

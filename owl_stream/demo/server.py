@@ -14,7 +14,7 @@ from types import TracebackType
 
 from owl_stream.errors import OwlStreamError
 
-READY_WITHIN_S = 60.0
+READY_WITHIN_S = 300.0
 STOP_WITHIN_S = 10.0
 POLL_S = 0.1
 

@@ -44,8 +44,8 @@ class Folder:
         return self._listed(self._documents) if self._documents is not None else self._beside()
 
     def _listed(self, documents: Documents) -> Iterator[tuple[Origin, Draft | SampleError]]:
-        for line, record in documents:
-            origin = Origin(str(documents.path), line)
+        for number, line, record in documents:
+            origin = Origin(str(documents.path), line, number)
             if isinstance(record, SampleError):
                 yield origin, record
                 continue

@@ -6,6 +6,7 @@ Bytes that are not UTF-8 become lone surrogates, which no record may hold: they 
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,8 +23,9 @@ _DECODER = json.JSONDecoder()
 
 
 class Documents:
-    """The records of a file in order. Iterating yields (line from 1, record, or the SampleError that it is instead).
+    """The records of a file in order. Iterating yields (number, line, record, or the SampleError that it is instead).
 
+    Both count from 1. `number` is the record's place in an array; in JSON Lines it is 0, for the line says it there.
     `position` and `size` say in bytes how far it is; iterate only once at a time.
     """
 
@@ -35,29 +37,29 @@ class Documents:
             raise ConfigError(f"{path}: cannot read it: {exc.strerror}") from exc
         self.position = 0
 
-    def __iter__(self) -> Iterator[tuple[int, dict[str, Any] | list[Any] | SampleError]]:
+    def __iter__(self) -> Iterator[tuple[int, int, dict[str, Any] | list[Any] | SampleError]]:
         try:
             with self.path.open(encoding="utf-8-sig", errors="surrogateescape", newline="\n") as file:
                 head = file.read(_CHUNK)
                 file.seek(0)
                 pieces = _Array(file, self) if head.lstrip(_SPACE)[:1] == "[" else self._lines(file)
-                for line, value in pieces:
-                    yield line, _record(value)
+                for number, line, value in pieces:
+                    yield number, line, _record(value)
         except OSError as exc:
             raise ConfigError(f"{self.path}: cannot read it: {exc.strerror}") from exc
         self.position = self.size
 
-    def _lines(self, file: TextIO) -> Iterator[tuple[int, object]]:
-        number = 0
+    def _lines(self, file: TextIO) -> Iterator[tuple[int, int, object]]:
+        at = 0
         while line := file.readline(MAX_RECORD + 1):
-            number += 1
+            at += 1
             self.position += len(line)
             if len(line) > MAX_RECORD:
                 while line and not line.endswith("\n"):
                     line = file.readline(MAX_RECORD)
-                yield number, SampleError("record_too_long", f"a line of more than {MAX_RECORD} characters")
+                yield 0, at, SampleError("record_too_long", f"a line of more than {MAX_RECORD} characters")
             elif line.strip():
-                yield number, _parse(line)
+                yield 0, at, _parse(line)
 
 
 class _Array:
@@ -67,15 +69,15 @@ class _Array:
         self._file, self._of = file, of
         self._text, self._at, self._line, self._ended = "", 0, 1, False
 
-    def __iter__(self) -> Iterator[tuple[int, object]]:
+    def __iter__(self) -> Iterator[tuple[int, int, object]]:
         self._take("[")
         if self._peek() == "]":
             self._take("]")
         else:
-            while True:
+            for number in itertools.count(1):
                 self._peek()
                 line = self._line
-                yield line, self._value()
+                yield number, line, self._value()
                 if self._peek() != ",":
                     break
                 self._take(",")

@@ -34,13 +34,20 @@ class Draft:
 
 @dataclass(frozen=True)
 class Origin:
-    """Where in the input something stands: a file as the user named it, and a line from 1 (0: the file as such)."""
+    """Where in the input something stands: a file as the user named it, and a line from 1 (0: the file as such).
+
+    A record of an array has its `number` there too, from 1, and its own `id`, if any: arrays often are one long line.
+    """
 
     source: str
     line: int = 0
+    number: int = 0
+    id: str | int | None = None
 
     def __str__(self) -> str:
-        return f"{self.source}, line {self.line}" if self.line else self.source
+        own = "" if self.id is None else f" (id {str(self.id)[:80]!r})"
+        record = f", record {self.number}{own}" if self.number else ""
+        return f"{self.source}{record}, line {self.line}" if self.line else self.source
 
 
 @dataclass(frozen=True)
@@ -56,6 +63,8 @@ class BadInput:
         return {
             "source": self.origin.source,
             "line": self.origin.line,
+            "record": self.origin.number or None,
+            "id": self.origin.id,
             "reason": self.reason,
             "detail": self.detail,
         }

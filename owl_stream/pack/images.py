@@ -9,6 +9,7 @@ from pathlib import Path
 
 from owl_stream.errors import SampleError
 from owl_stream.pack.entry import ImageFile
+from owl_stream.pack.unpackable import is_lfs_pointer
 from owl_stream.shards.media import IMAGE_SUFFIXES
 from owl_stream.shards.sniff import FORMAT_WORDS, HEAD_BYTES, IMAGE_FORMATS, sniff
 
@@ -52,6 +53,11 @@ class ImageRoot:
         if not 0 < status.st_size <= MAX_IMAGE_BYTES:
             raise SampleError(
                 "image_size", f"image {name[:200]!r}: expected 1 to {MAX_IMAGE_BYTES} bytes, got {status.st_size}"
+            )
+        if is_lfs_pointer(path, status.st_size):
+            raise SampleError(
+                "image_lfs_pointer",
+                f"image {name[:200]!r}: a Git LFS pointer, not the image; fetch it with `git lfs pull`",
             )
         return ImageFile(path, _ext(path), status.st_size, status.st_mtime_ns)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from owl_stream.errors import ConfigError, SampleError
 from owl_stream.pack.captions import Folder
@@ -13,9 +14,12 @@ from owl_stream.pack.entry import BLOCK, BadInput, Draft, Entry, Origin, make_en
 from owl_stream.pack.images import ImageRoot
 from owl_stream.pack.records import read_draft
 from owl_stream.pack.settings import PackProgress, PackSettings
+from owl_stream.pack.unpackable import refuse_unpackable
 from owl_stream.records import RecordOptions
 
 PROGRESS_EVERY = 256
+MAX_ID = 200
+"""Characters of a record's own id that are told; some people put the whole record there."""
 
 
 class Reading:
@@ -67,6 +71,7 @@ def _source(settings: PackSettings, path: Path) -> tuple[Documents | Folder, Ima
         raise ConfigError(f"{path}: expected a file of {settings.format} records, got a directory")
     if not path.is_dir() and settings.format == "folder":
         raise ConfigError(f"{path}: expected a directory of images and captions, got a file")
+    refuse_unpackable(path)
     root = settings.images or (path if path.is_dir() else path.parent)
     if not root.is_dir():
         raise ConfigError(f"--images {root}: no such directory")
@@ -79,13 +84,21 @@ def _drafts(source: Documents | Folder, settings: PackSettings) -> Iterator[tupl
         yield from source
         return
     options = RecordOptions(settings.on_unknown_field)
-    for line, record in source:
+    for number, line, record in source:
         draft: Draft | SampleError
         try:
             draft = record if isinstance(record, SampleError) else read_draft(record, settings.format, options)
         except SampleError as exc:
             draft = exc
-        yield Origin(str(source.path), line), draft
+        yield Origin(str(source.path), line, number, _id(record)), draft
+
+
+def _id(record: Mapping[str, Any] | list[Any] | SampleError) -> str | int | None:
+    """What a record calls itself, for people who look for it."""
+    own = record.get("id") if isinstance(record, Mapping) else None
+    if isinstance(own, str):
+        return own[:MAX_ID]
+    return own if isinstance(own, int) and not isinstance(own, bool) else None
 
 
 def cut(entries: Iterable[Entry], max_bytes: int, max_samples: int) -> Iterator[list[Entry]]:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from owl_stream.errors import ConfigError, DataError
 from owl_stream.pack.entry import BadInput
-from owl_stream.pack.journal import Journal
+from owl_stream.pack.journal import BAD_LIST, MANIFEST, Journal
 from owl_stream.pack.reading import Reading, cut
 from owl_stream.pack.settings import PackProgress, PackSettings
 from owl_stream.pack.tar import TEMPORARY, PackedShard, sync_directory
@@ -53,7 +54,7 @@ def pack(settings: PackSettings, workers: int, progress: Callable[[PackProgress]
         DataError: not one good record; a bad one, with `on_bad` "fail"; damage of an array; an image changed meanwhile.
     """
     reading = Reading(settings, progress or (lambda _: None))
-    with Journal(settings.out, settings.name, settings.identity()) as journal:
+    with Journal(settings.out, settings.name, settings.identity(), settings.begin) as journal:
         writing = Writing(settings, journal, workers)
         try:
             for entries in cut(reading, settings.shard_bytes, settings.shard_samples):
@@ -63,16 +64,23 @@ def pack(settings: PackSettings, workers: int, progress: Callable[[PackProgress]
         finally:
             writing.close()
         if not shards:
-            inputs = ", ".join(map(str, settings.inputs))
-            first = f"; the first: {reading.bad[0].origin}: {reading.bad[0].detail}" if reading.bad else ""
-            raise DataError(f"not one good record in {inputs}: {len(reading.bad)} bad{first}")
+            raise _nothing(settings, reading.bad)
         journal.forget_others({shard.name for shard in shards})
-        manifest = settings.out / f"{settings.name}.manifest.json"
-        bad_list = settings.out / f"{settings.name}.bad.jsonl"
+        manifest = settings.out / f"{settings.name}{MANIFEST}"
+        bad_list = settings.out / f"{settings.name}{BAD_LIST}"
         summary = {"shards": [asdict(shard) for shard in shards], "bad": len(reading.bad)}
         _replace(manifest, json.dumps(summary, indent=1) + "\n")
         _replace(bad_list, "".join(json.dumps(bad.describe()) + "\n" for bad in reading.bad))
     return Packed(tuple(shards), writing.kept, tuple(reading.bad), dict(reading.notes), manifest, bad_list)
+
+
+def _nothing(settings: PackSettings, bad: Sequence[BadInput]) -> DataError:
+    inputs = ", ".join(map(str, settings.inputs))
+    if not bad:
+        return DataError(f"no record at all in {inputs}")
+    reasons = ", ".join(f"{count} x {reason}" for reason, count in Counter(each.reason for each in bad).most_common())
+    first = bad[0]
+    return DataError(f"not one good record in {inputs}: {reasons}; the first: {first.origin}: {first.detail}")
 
 
 def _replace(path: Path, text: str) -> None:

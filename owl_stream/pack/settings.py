@@ -12,6 +12,9 @@ class PackSettings:
     """What to pack, and into what. `images`: the root of image names, by default each input's own directory.
 
     A shard is full before it would exceed `shard_bytes` or `shard_samples`. `prompt` asks about captioned images.
+    `begin`: "auto" goes on with an unfinished run of the same settings, and is refused where one of other settings has
+    written shards; "resume" is refused where there is nothing to go on with; "force" removes what an earlier run of
+    this name has written, and starts anew.
     """
 
     inputs: tuple[Path, ...]
@@ -25,6 +28,7 @@ class PackSettings:
     shard_samples: int = 10_000
     on_bad: Literal["skip", "fail"] = "skip"
     on_unknown_field: Literal["count", "refuse"] = "count"
+    begin: Literal["auto", "resume", "force"] = "auto"
 
     def identity(self) -> dict[str, Any]:
         """What a restart must have in common with the run that it continues."""
@@ -35,6 +39,7 @@ class PackSettings:
             "prompt": self.prompt,
             "shard_bytes": self.shard_bytes,
             "shard_samples": self.shard_samples,
+            **({"on_unknown_field": "refuse"} if self.on_unknown_field == "refuse" else {}),
         }
 
 

@@ -42,6 +42,7 @@ class Writing:
         if finished is not None:
             self.kept += 1
             return
+        self._journal.begin()
         task = self._pool.submit(write_shard, self._settings.out / name, entries, self._stop)
         self._running.append((len(self._shards) - 1, assignment, task))
         while len(self._running) > self._workers:

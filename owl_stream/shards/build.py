@@ -98,10 +98,20 @@ def _judge(index: Index, on_bad_sample: Literal["mask", "fail", "report"]) -> No
     reasons = Counter(finding.reason for finding in index.quarantine())
     counts = ", ".join(f"{count} x {reason}" for reason, count in reasons.most_common())
     if not index.samples:
-        raise DataError(f"not one good sample in {len(index.shards)} shards: {counts}")
+        raise _nothing(index, reasons, counts)
     first = next(index.quarantine())
     told = f"{first.detail} (the first of {index.quarantined} findings: {counts}; on_bad_sample is `fail`)"
     raise replace(first, detail=told).error()
+
+
+def _nothing(index: Index, reasons: Counter[str], counts: str) -> DataError:
+    """No sample is good: which reasons there were, and one finding of the most frequent as an example."""
+    shards = "1 shard" if len(index.shards) == 1 else f"{len(index.shards)} shards"
+    most = reasons.most_common(1)[0][0]
+    example = next(finding for finding in index.quarantine() if finding.reason == most).error()
+    return DataError(
+        f"not one good sample in {shards}: {counts}; for example: {example}; `owl-stream check` lists them all"
+    )
 
 
 @dataclass(frozen=True)

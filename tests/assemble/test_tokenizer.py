@@ -8,10 +8,12 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from owl_stream.assemble.tokenizer import load_tokenizer
+from owl_stream.assemble.tokenizer import RELEASED, load_tokenizer
+from owl_stream.config import LayoutName
 from owl_stream.errors import ConfigError, SampleError
 from tests.support.qwen2 import qwen2_tokenizer_path
 from tests.support.tokenizer import small_tokenizer
@@ -86,8 +88,29 @@ def test_a_missing_special_token_is_named(tmp_path: Path) -> None:
     content = json.loads(path.read_text(encoding="utf-8"))
     content["added_tokens"] = [t for t in content["added_tokens"] if t["content"] != "<|im_end|>"]
     path.write_text(json.dumps(content), encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"missing <\|im_end\|>; add"):
+    with pytest.raises(ConfigError, match=r"missing <\|im_end\|>: .* mPLUG/mPLUG-Owl3-7B-241101 for owl3-241101"):
         load_tokenizer(path.name, tmp_path)
+
+
+def test_a_models_directory_stands_for_its_tokenizer(tmp_path: Path) -> None:
+    """As people name models; one without a tokenizer.json is told how to get it, and no hub is asked."""
+    made = small_tokenizer(tmp_path / "models" / "owl" / "tokenizer.json")
+    assert load_tokenizer("models/owl", tmp_path).content == made.read_bytes()
+    made.rename(made.with_name("vocab.json"))
+    with pytest.raises(ConfigError, match=r"a directory without tokenizer\.json; .*save_pretrained"):
+        load_tokenizer("models/owl", tmp_path)
+
+
+def test_a_tokenizer_that_git_has_not_fetched_is_named(tmp_path: Path) -> None:
+    """A hub repository that was cloned without Git LFS."""
+    (tmp_path / "tokenizer.json").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 2\n")
+    with pytest.raises(ConfigError, match="a Git LFS pointer, not the tokenizer"):
+        load_tokenizer("tokenizer.json", tmp_path)
+
+
+def test_every_layout_has_a_model_whose_tokenizer_is_named() -> None:
+    """A new layout says where its tokenizer comes from."""
+    assert set(RELEASED) == set(get_args(LayoutName))
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"\xff\xfe", b'{"model": 3}'])
@@ -101,8 +124,13 @@ def test_what_is_no_tokenizer_is_refused(tmp_path: Path, content: bytes) -> None
 @pytest.mark.parametrize("spec", ["missing.json", "data/missing.json", "/nowhere/at/all", "../x/y/z"])
 def test_a_path_that_is_not_there_asks_no_network(tmp_path: Path, spec: str) -> None:
     """What looks like a path is looked up as one, and the message says what was expected."""
-    with pytest.raises(ConfigError, match=r"tokenizer not found: expected a tokenizers file or a hub id .* no file"):
+    with pytest.raises(
+        ConfigError, match=r"tokenizer not found: expected a tokenizers file or a hub id .* no file"
+    ) as caught:
         load_tokenizer(spec, tmp_path)
+    for hub_id in RELEASED.values():
+        assert hub_id in str(caught.value)
+    assert "hf download" in str(caught.value)
 
 
 def test_a_hub_that_does_not_answer_is_a_clear_error(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ import yaml
 
 from tests.support.datasets import small_dataset
 from tests.support.images import damaged_jpeg, photo
+from tests.support.patience import PATIENCE_S
 from tests.support.server import ServerProcess
 from tests.support.tars import chat, picture, write_shard
 
@@ -86,7 +87,7 @@ class Pages:
         context = self._browser.new_context(viewport={"width": width, "height": 844}, color_scheme=theme)
         self._open.callback(context.close)
         page = context.new_page()
-        page.set_default_timeout(15_000)
+        page.set_default_timeout(PATIENCE_S * 1000)
         page.on("console", lambda said: said.type in ("error", "warning") and self.complaints.append(said.text))
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
         page.goto(self._url + path)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from owl_stream.cli import main
+from tests.support.patience import PATIENCE_S
 from tests.support.server import ROOT
 
 
@@ -24,7 +25,7 @@ def run(*arguments: str, cwd: Path = ROOT, **environment: str) -> subprocess.Com
     """Run Python, with this checkout's packages."""
     env = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
     command = [sys.executable, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=cwd, env=env, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, cwd=cwd, env=env, check=False)
 
 
 def one_line(done: subprocess.CompletedProcess[str]) -> str:

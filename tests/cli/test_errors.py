@@ -11,6 +11,7 @@ import pytest
 
 from tests.cli.command import Here, one_line, owl_stream, run
 from tests.support.datasets import small_dataset, write_config
+from tests.support.patience import PATIENCE_S
 from tests.support.server import ROOT
 
 
@@ -182,4 +183,4 @@ def test_a_server_stops_cleanly_while_it_indexes(tmp_path: Path) -> None:
         assert server.stdout is not None
         assert "listens" in server.stdout.readline()
         server.terminate()
-        assert server.wait(30) == 0
+        assert server.wait(PATIENCE_S) == 0

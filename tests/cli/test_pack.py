@@ -7,7 +7,7 @@ from pathlib import Path
 
 from owl_client import OwlStreamDataset
 from owl_stream.demo.training import Trainer
-from tests.cli.command import Here, run
+from tests.cli.command import Here, one_line, run
 from tests.pack.foreign import llava, sharegpt, swift, write_array, write_captions, write_lines, write_pictures
 from tests.support.datasets import write_config
 from tests.support.server import ServerProcess
@@ -93,3 +93,14 @@ def test_bad_inputs_are_told_and_counted(here: Here, tmp_path: Path) -> None:
     assert failed.returncode == 2
     assert failed.stderr.startswith("owl-stream: ")
     assert "line 16" in failed.stderr
+
+
+def test_a_run_is_begun_anew_or_gone_on_with_as_asked(here: Here, tmp_path: Path) -> None:
+    """Other settings are one line with the remedy; `--force` starts anew, `--resume` goes on, both are refused."""
+    path = write_array(tmp_path / "x.json", llava(write_pictures(tmp_path, 4)))
+    arguments = ("pack", path, "--out", tmp_path / "out")
+    assert here(*arguments, "--shard-samples", "3").returncode == 0
+    assert "--force" in one_line(here(*arguments))
+    assert here.json(*arguments, "--force")["kept"] == 0
+    assert "1 shards (1 of them kept from an earlier run)" in here(*arguments, "--resume").stdout
+    assert "give one of them" in one_line(here(*arguments, "--resume", "--force"))

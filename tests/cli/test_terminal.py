@@ -18,6 +18,7 @@ from owl_stream.cli import terminal
 from owl_stream.cli.histogram import Distribution
 from tests.cli.command import Here, owl_stream, run
 from tests.support.datasets import small_dataset
+from tests.support.patience import PATIENCE_S
 from tests.support.server import ROOT
 
 COMMANDS = ("demo", "pack", "check", "index", "serve", "bench", "plan", "fit-cost", "inspect", "version")
@@ -48,7 +49,7 @@ def test_serve_speaks_json_a_line_at_a_time(config: Path) -> None:
         assert server.stdout is not None
         listening, ready = (json.loads(server.stdout.readline()) for _ in range(2))
         server.terminate()
-        assert server.wait(30) == 0
+        assert server.wait(PATIENCE_S) == 0
     assert listening["event"] == "listening"
     assert listening["url"].startswith("http://127.0.0.1:")
     assert ready == {"event": "ready", "datasets": ["train"]}
@@ -110,7 +111,7 @@ def _interrupted_check(path: Path) -> tuple[int, str, str]:
         while not children.read_text().split():
             assert check.poll() is None
         os.killpg(check.pid, signal.SIGINT)
-        out, err = check.communicate(timeout=60)
+        out, err = check.communicate(timeout=PATIENCE_S)
     return check.returncode, out, err
 
 

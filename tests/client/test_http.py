@@ -43,6 +43,7 @@ from tests.client.peers import (
     slice_bytes,
 )
 from tests.client.world import World, keys_of
+from tests.support.patience import PATIENCE_S
 
 WORLD = World(steps=4)
 UNDISTURBED = keys_of(memory_dataset(WORLD))
@@ -85,7 +86,7 @@ def test_an_epoch_over_http_is_the_plan(server: SocketServer) -> None:
 def hold(sock: socket.socket, frames: list[bytes]) -> None:
     """Send the head of a frame, then nothing, without closing: what a half-open connection looks like."""
     sock.sendall(b"%x\r\n%s\r\n" % (20, frames[0][:20]))
-    sock.settimeout(30)
+    sock.settimeout(PATIENCE_S)
     assert sock.recv(1) == b"", "the client must close a silent connection"
 
 
@@ -103,7 +104,7 @@ MISDEEDS: dict[str, list[Misdeed]] = {
 def test_faults_5_8_9_11_22_on_a_socket_change_nothing(server: SocketServer, misdeeds: list[Misdeed]) -> None:
     """Whatever the connection suffers, everything is yielded once, in order, to the bit."""
     server.misdeeds = list(misdeeds)
-    dataset = dataset_of(server.url, timeouts=Timeouts(read_s=0.3 if misdeeds == [hold] else 60.0))
+    dataset = dataset_of(server.url, timeouts=Timeouts(read_s=0.3 if misdeeds == [hold] else PATIENCE_S))
     assert keys_of(dataset) == UNDISTURBED
     assert dataset.stats().reconnects >= len(misdeeds) - (misdeeds == [slice_bytes])
     assert server.misdeeds == []
@@ -208,17 +209,17 @@ def test_closing_wakes_a_reader_that_waits_for_the_network(server: SocketServer)
     def wait_for_the_end(sock: socket.socket, frames: list[bytes]) -> None:
         sock.sendall(b"%x\r\n%s\r\n" % (len(frames[0]), frames[0]))
         waiting.set()
-        sock.settimeout(30)
+        sock.settimeout(PATIENCE_S)
         assert sock.recv(1) == b""
 
     server.misdeeds = [wait_for_the_end]
     dataset = dataset_of(server.url)
     with ThreadPoolExecutor(1) as trainer:
         batch = trainer.submit(next, iter(dataset))
-        assert waiting.wait(30)
+        assert waiting.wait(PATIENCE_S)
         dataset.close()
         with pytest.raises(RequestError, match="the dataset was closed"):
-            batch.result(30)
+            batch.result(PATIENCE_S)
     assert client_threads() == []
     assert keys_of(dataset) == UNDISTURBED
 

@@ -18,6 +18,7 @@ from owl_stream.errors import ConfigError
 from owl_stream.wire import lay_out, tensor_views
 from tests.client.peers import MemoryStream, MemoryTransport
 from tests.client.world import World
+from tests.support.patience import PATIENCE_S
 
 
 @pytest.mark.parametrize("nbytes", [1, 64, 65536, 65537, 100_000, 1_000_000])
@@ -199,7 +200,7 @@ class HeldStream(MemoryStream):
         if taken or not self._later:
             return taken
         self._held.asked_for_more.set()
-        assert self._held.released.wait(30)
+        assert self._held.released.wait(PATIENCE_S)
         self._rest, self._later = memoryview(self._later), b""
         return super().readinto(buffer)
 
@@ -210,7 +211,7 @@ def test_a_batch_that_the_trainer_dropped_is_held_by_nobody_else() -> None:
     dataset = OwlStreamDataset("http://a", transport=transport, dtype=torch.uint8)
     iterator = iter(dataset)
     batch = next(iterator)
-    assert transport.asked_for_more.wait(30)
+    assert transport.asked_for_more.wait(PATIENCE_S)
     memory = dataset._here()._memory
     assert memory is not None
     assert memory.idle_bytes == 0

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from owl_stream.engine.fair import FairQueue
+from tests.support.patience import PATIENCE_S
 
 
 def served(queue: FairQueue[str], count: int) -> list[str]:
@@ -127,7 +128,7 @@ def test_an_item_is_not_lost_with_the_one_it_woke() -> None:
         await asyncio.sleep(0)
         queue.put("a", 1, 1.0)
         first.cancel()
-        assert await asyncio.wait_for(second, 10) == "a"
+        assert await asyncio.wait_for(second, PATIENCE_S) == "a"
         assert first.cancelled()
 
     asyncio.run(run())

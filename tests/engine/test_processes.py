@@ -22,6 +22,7 @@ from owl_stream.wire import BatchHeader, parse_frames
 from tests.engine.conftest import open_small, running
 from tests.engine.faulty import FaultyFactory
 from tests.support.datasets import small_dataset
+from tests.support.patience import PATIENCE_S
 
 AT = Coordinate(0, 0, 0, 0, 1, 4)
 
@@ -193,7 +194,7 @@ def test_a_worker_is_handed_a_second_job_only_where_others_are_left(
         harm(harmed, "stall", once=reached)
         async with running(ProcessEngine(1)) as engine:
             tasks = [asyncio.create_task(copied(engine, harmed, at)) for at in places]
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(PATIENCE_S):
                 while not reached.exists():  # noqa: ASYNC110 # another process makes it
                     await asyncio.sleep(0.01)
             assert engine.statistics().queued == queued
@@ -244,7 +245,7 @@ def test_workers_die_with_their_server(tmp_path: Path) -> None:
 async def _ended(pidfd: int) -> None:
     ended = asyncio.Event()
     asyncio.get_running_loop().add_reader(pidfd, ended.set)
-    await asyncio.wait_for(ended.wait(), 30)
+    await asyncio.wait_for(ended.wait(), PATIENCE_S)
 
 
 def test_slabs_are_reused_and_bounded() -> None:

@@ -12,6 +12,7 @@ from owl_client import Backoff, OwlStreamDataset, Timeouts
 from tests.faults.proxy import FaultProxy
 from tests.support.datasets import small_dataset
 from tests.support.hashes import batch_line
+from tests.support.patience import PATIENCE_S
 from tests.support.server import ServerProcess
 
 EPOCHS = 2
@@ -44,9 +45,9 @@ def proxy(steady: ServerProcess) -> Iterator[FaultProxy]:
         yield proxy
 
 
-def dataset_of(url: str | list[str], *, read_s: float = 20.0, **options: object) -> OwlStreamDataset:
+def dataset_of(url: str | list[str], *, read_s: float = PATIENCE_S, **options: object) -> OwlStreamDataset:
     """A dataset that hardly waits between tries; raw pixels, so that lines are those of the wire."""
-    options = {"dtype": torch.uint8, "backoff": Backoff(0.001, 0.05), "give_up_after_s": 60.0, **options}
+    options = {"dtype": torch.uint8, "backoff": Backoff(0.001, 0.05), "give_up_after_s": PATIENCE_S, **options}
     return OwlStreamDataset(url, timeouts=Timeouts(read_s=read_s), **options)  # type: ignore[arg-type]
 
 

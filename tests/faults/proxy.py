@@ -14,6 +14,7 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 
 from tests.faults.harms import END_OF_HEAD, Harm, Pieces, ResetError
+from tests.support.patience import PATIENCE_S
 
 Choose = Callable[[str], Harm | None]
 """What befalls the answer to a request for a path; None: nothing."""
@@ -66,7 +67,7 @@ class FaultProxy:
         self.close()
 
     def _call(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(30)
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(PATIENCE_S)
 
     def _queued(self, path: str) -> Harm | None:
         return self.waiting.popleft() if self.waiting and "/stream" in path else None

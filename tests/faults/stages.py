@@ -26,6 +26,7 @@ from tests.faults.machine import Place
 from tests.faults.proxy import FaultProxy
 from tests.faults.warm import WarmServer
 from tests.support.http import get
+from tests.support.patience import PATIENCE_S
 from tests.support.server import ServerProcess
 
 URLS = ("http://a", "http://b")
@@ -187,7 +188,7 @@ class ProcessStage:
 
     def options(self) -> dict[str, Any]:
         """See `Stage`."""
-        return {"timeouts": Timeouts(read_s=1.0), "backoff": Backoff(0.01, 0.1), "give_up_after_s": 100.0}
+        return {"timeouts": Timeouts(read_s=1.0), "backoff": Backoff(0.01, 0.1), "give_up_after_s": PATIENCE_S}
 
     def kill_server(self, number: int) -> None:
         """See `Stage`."""

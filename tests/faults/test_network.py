@@ -38,6 +38,7 @@ from tests.faults.proxy import FaultProxy
 from tests.support.datasets import small_dataset
 from tests.support.hashes import batch_line
 from tests.support.http import get
+from tests.support.patience import PATIENCE_S
 from tests.support.server import ROOT, ServerProcess
 
 STREAM = "/v1/datasets/train/stream"
@@ -125,7 +126,7 @@ def test_fault_5_the_server_notices_a_reader_that_is_gone_without_a_word(tmp_pat
     config = small_dataset(tmp_path, image_size=224, server=limits)
     with ServerProcess(config) as server, FaultProxy(server.url) as proxy:
         proxy.befall(BlackHole(1000))
-        iterator = iter(dataset_of(proxy.url, read_s=60.0))
+        iterator = iter(dataset_of(proxy.url, read_s=PATIENCE_S))
         with ThreadPoolExecutor(1) as trainer:
             first = trainer.submit(next, iterator)
             while not get(server.url + "/health").json["streams"]:
@@ -134,7 +135,7 @@ def test_fault_5_the_server_notices_a_reader_that_is_gone_without_a_word(tmp_pat
                 pass
             assert b"owl_stream_engine_leased 0.0" in get(server.url + "/metrics").body
             proxy.drop()
-            assert first.result(60).meta.step == 0
+            assert first.result(PATIENCE_S).meta.step == 0
         iterator.close()
 
 
@@ -152,7 +153,7 @@ def test_fault_13_a_stopped_server_is_waited_for(steady_config: Path, undisturbe
             while dataset.stats().reconnects < 2:
                 pass
             server.process.send_signal(signal.SIGCONT)
-            lines += rest.result(60)
+            lines += rest.result(PATIENCE_S)
     assert lines == undisturbed
 
 
@@ -236,7 +237,7 @@ def test_fault_14_the_wall_clock_moved_by_an_hour_has_no_effect(
     monkeypatch.setattr(time, "time", lambda: now() + moved[0])
     with ServerProcess(steady_config, env={"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}) as server:
         assert server.process is not None
-        dataset = dataset_of(server.url, read_s=20.0, prefetch=1)
+        dataset = dataset_of(server.url, read_s=PATIENCE_S, prefetch=1)
         lines = []
         for _ in range(EPOCHS):
             for batch in dataset:

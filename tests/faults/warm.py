@@ -13,8 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-PATIENCE_S = 120.0
-"""What a process may be silent before its test fails."""
+from tests.support.patience import PATIENCE_S
 
 
 class WarmProcess:

@@ -180,7 +180,7 @@ def test_an_array_is_read_in_pieces_whatever_their_edges_cut(tmp_path: Path, mon
     records = [{"text": 'quote " bracket ] brace } \\', "n": at} for at in range(5)]
     path = write_array(tmp_path / "x.json", records, indent=2)
     whole = list(Documents(path))
-    assert [record for _, record in whole] == records
+    assert [(number, record) for number, _, record in whole] == list(enumerate(records, start=1))
     monkeypatch.setattr("owl_stream.pack.documents._CHUNK", 3)
     assert list(Documents(path)) == whole
 

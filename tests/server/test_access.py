@@ -19,6 +19,7 @@ from owl_stream.server.access import Tokens, check_exposure, read_tokens
 from owl_stream.server.sessions import LIFETIME_S, begin_session, open_session
 from tests.support.datasets import small_dataset, write_config
 from tests.support.http import connect, get, read_to_end
+from tests.support.patience import PATIENCE_S
 from tests.support.server import ROOT, ServerProcess
 
 ALICE, BOB = "alice-0123456789abcdef", "bob-fedcba9876543210"
@@ -128,7 +129,7 @@ def test_metrics_may_be_opened(tmp_path: Path) -> None:
 def ask(server: ServerProcess, method: str, path: str, body: str = "", **headers: str) -> http.client.HTTPResponse:
     """One request that follows no redirect."""
     parts = urlsplit(server.url)
-    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=30)
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=PATIENCE_S)
     connection.request(method, path, body or None, headers)
     answer = connection.getresponse()
     answer.body = answer.read()  # type: ignore[attr-defined] # for the tests below
@@ -209,7 +210,7 @@ def serve(config: Path, *arguments: str, **environment: str) -> subprocess.Compl
     """`owl-stream serve` where it is expected to refuse."""
     command = [sys.executable, "-m", "owl_stream.cli", "serve", "--config", str(config), "--port", "0", *arguments]
     env = {"PYTHONPATH": str(ROOT), "PATH": "", **environment}
-    return subprocess.run(command, capture_output=True, text=True, env=env, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, env=env, timeout=PATIENCE_S, check=False)
 
 
 def test_listening_for_a_network_needs_tokens_or_a_word(tmp_path: Path) -> None:

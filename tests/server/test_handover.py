@@ -10,7 +10,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,6 +43,7 @@ from tests.faults.proxy import FaultProxy
 from tests.support.datasets import small_dataset
 from tests.support.hashes import batch_line
 from tests.support.http import connect, get
+from tests.support.patience import PATIENCE_S
 from tests.support.server import ServerProcess
 
 STREAM = "/v1/datasets/train/stream"
@@ -53,7 +53,7 @@ BATCHES = 11
 @pytest.fixture(scope="module")
 def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """A server whose frames fill more than a socket's buffers hold."""
-    with large_frames(tmp_path_factory.mktemp("local")) as server:
+    with large_frames(tmp_path_factory.mktemp("local"), idle_timeout_s=2 * PATIENCE_S) as server:
         yield server
         assert server.stop() == 0
 
@@ -246,9 +246,8 @@ def test_fault_3_a_reader_that_is_killed_with_a_frame_in_its_hands_leaves_nothin
         while not leased(local):
             pass
         process.kill()
-        killed = time.monotonic()
         while leased(local):
-            assert time.monotonic() - killed < 60, "the idle timeout is 120 s"
+            pass  # the idle timeout is longer than the test may take
     assert len(lines(local.url)) == BATCHES
 
 

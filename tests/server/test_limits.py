@@ -16,6 +16,7 @@ from owl_stream.server.connections import Connections, places
 from owl_stream.wire import End, parse_frames
 from tests.support.datasets import small_dataset
 from tests.support.http import Answer, connect, get, read_to_end
+from tests.support.patience import PATIENCE_S
 from tests.support.server import ROOT, ServerProcess
 
 STREAM = "/v1/datasets/train/stream"
@@ -72,7 +73,7 @@ def test_fault_85_each_token_has_its_own_places_for_streams(tmp_path: Path) -> N
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """A server with very few places for connections."""
-    limits = {"max_connections": 8, "request_timeout_s": 60.0, "workers": 1}
+    limits = {"max_connections": 8, "request_timeout_s": PATIENCE_S, "workers": 1}
     with ServerProcess(small_dataset(tmp_path_factory.mktemp("small"), server=limits)) as server:
         yield server
 

@@ -16,6 +16,7 @@ from schemathesis.checks import not_a_server_error
 
 from tests.support.datasets import small_dataset
 from tests.support.http import get
+from tests.support.patience import PATIENCE_S
 from tests.support.server import ServerProcess
 
 EXAMPLES = 15
@@ -56,7 +57,6 @@ def test_the_document_describes_every_data_route(described: ServerProcess) -> No
     assert list(answers["200"]["content"]) == ["application/x-msgpack"]
 
 
-@pytest.mark.timeout(240)
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
 def test_no_request_is_a_servers_error(described: ServerProcess, mode: GenerationMode) -> None:
     """Requests that fit the document and requests that break it; half of them ask for the dataset that exists."""
@@ -81,7 +81,7 @@ def send_examples(operation: schemathesis.APIOperation, mode: GenerationMode, st
             case.path_parameters["name"] = "train"
         if "epochs" in case.query:
             case.query["epochs"] = 1  # the only number that makes an answer long
-        answer = case.call(timeout=30)
+        answer = case.call(timeout=PATIENCE_S)
         statuses[answer.status_code] += 1
         case.validate_response(answer, checks=[not_a_server_error])
 

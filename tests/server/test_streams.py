@@ -13,6 +13,7 @@ import pytest
 from owl_stream.wire import BatchHeader, End, ErrorInfo, Frame, Hello, parse_frames
 from tests.support.datasets import small_dataset
 from tests.support.http import Answer, connect, get
+from tests.support.patience import PATIENCE_S
 from tests.support.server import ROOT, ServerProcess
 
 STREAM = "/v1/datasets/train/stream"
@@ -86,7 +87,7 @@ def test_two_servers_send_identical_frames(server: ServerProcess, tmp_path: Path
 def test_fault_2_sigterm_ends_streams_at_a_frames_edge_and_exits_0(tmp_path: Path) -> None:
     """On SIGTERM a stream's last frame is `error draining`, retryable, and the process exits 0."""
     with ServerProcess(small_dataset(tmp_path)) as server:
-        with urllib.request.urlopen(server.url + STREAM + "?epochs=100000", timeout=30) as stream:
+        with urllib.request.urlopen(server.url + STREAM + "?epochs=100000", timeout=PATIENCE_S) as stream:
             received = stream.read(1 << 16)
             assert server.process is not None
             server.process.send_signal(signal.SIGTERM)

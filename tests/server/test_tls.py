@@ -21,6 +21,7 @@ from owl_stream.config import load_config
 from owl_stream.errors import ConfigError, ServerError
 from owl_stream.server.tls import tls_options
 from tests.support.datasets import small_dataset, write_config
+from tests.support.patience import PATIENCE_S
 from tests.support.server import ROOT, ServerProcess
 
 TOKEN = "trainer-0123456789abcdef"
@@ -86,7 +87,7 @@ def mutual(certificates: Certificates, tmp_path_factory: pytest.TempPathFactory)
 
 def epoch(server: ServerProcess, tls: Tls) -> int:
     """Rows that a trainer reads in an epoch."""
-    with OwlStreamDataset(server.url, tls=tls, token=TOKEN, give_up_after_s=5) as dataset:
+    with OwlStreamDataset(server.url, tls=tls, token=TOKEN, give_up_after_s=PATIENCE_S) as dataset:
         return sum(len(batch.meta.rows) for batch in dataset)
 
 
@@ -117,7 +118,7 @@ def test_a_trainer_refuses_a_server_that_nobody_vouches_for(secure: ServerProces
 def test_plain_http_gets_nothing_from_a_tls_port(secure: ServerProcess) -> None:
     """A token that is sent in the clear by mistake is not answered, and the server goes on."""
     parts = urlsplit(secure.url)
-    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=10)
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=PATIENCE_S)
     with pytest.raises((http.client.HTTPException, ConnectionError)):
         answer_of(connection)
 
@@ -143,7 +144,7 @@ def test_mutual_tls_answers_only_those_it_knows(mutual: ServerProcess, certifica
     for name in ("", "stranger"):
         if name:
             context.load_cert_chain(certificates.path(name), certificates.path(f"{name}-key"))
-        connection = http.client.HTTPSConnection(parts.hostname or "", parts.port, timeout=10, context=context)
+        connection = http.client.HTTPSConnection(parts.hostname or "", parts.port, timeout=PATIENCE_S, context=context)
         with pytest.raises((ssl.SSLError, ConnectionError, http.client.HTTPException)):
             answer_of(connection)
 
@@ -168,7 +169,7 @@ def test_a_server_without_its_key_does_not_start(tmp_path: Path, certificates: C
     tls = {"certificate": str(certificates.path("server")), "key": "missing.pem"}
     config = write_config(tmp_path, server={"tls": tls, "port": 0})
     command = [sys.executable, "-m", "owl_stream.cli", "serve", "--config", str(config)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=PATIENCE_S, check=False)
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
     assert "missing.pem" in done.stderr
 

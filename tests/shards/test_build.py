@@ -417,11 +417,26 @@ def test_on_bad_sample_fail_accepts_good_data(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("processes", [0, 2])
 def test_fault_79_every_sample_bad_stops_with_a_count(tmp_path: Path, processes: int) -> None:
-    """By reason, most frequent first."""
+    """By reason, most frequent first, with an example of that and where all are listed."""
     shards_in(tmp_path)
     (tmp_path / "s-3.tar").write_bytes(b"")
-    with pytest.raises(DataError, match="not one good sample in 4 shards: 12 x record_field, 1 x shard_empty"):
+    counts = "not one good sample in 4 shards: 12 x record_field, 1 x shard_empty"
+    example = r"for example: shard s-0\.tar, sample \w+, member \w+\.json @ 1536: .*; `owl-stream check` lists them all"
+    with pytest.raises(DataError, match=f"{counts}; {example}"):
         build(tmp_path, conversations, processes=processes)
+
+
+def test_shards_without_a_single_good_sample_say_why(tmp_path: Path) -> None:
+    """One shard of broken records, one that is no tar at all, one without a member: each with its remedy."""
+    write_shard(tmp_path / "json-0.tar", [("a", {"json": b"{"})])
+    with pytest.raises(DataError, match=r"in 1 shard: 1 x json_malformed; for example: shard .*, member a\.json @ 512"):
+        build(tmp_path, conversations, pattern="json-0.tar")
+    (tmp_path / "text-0.tar").write_bytes(b"no tar" * 200)
+    with pytest.raises(DataError, match=r"in 1 shard: 1 x \w+; for example: .*text-0\.tar.*`owl-stream check`"):
+        build(tmp_path, conversations, pattern="text-0.tar")
+    write_shard(tmp_path / "none-0.tar", [])
+    with pytest.raises(DataError, match=r"1 shard.*none-0\.tar"):
+        build(tmp_path, conversations, pattern="none-0.tar")
 
 
 def test_progress_goes_from_nothing_to_everything(tmp_path: Path) -> None:

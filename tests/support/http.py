@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
+from tests.support.patience import PATIENCE_S
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -35,7 +37,7 @@ def get(url: str, headers: dict[str, str] | None = None) -> Answer:
     """GET, without raising for 4xx and 5xx."""
     request = urllib.request.Request(url, headers=headers or {})
     try:
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
             return Answer(answer.status, dict(answer.headers), answer.read())
     except urllib.error.HTTPError as exc:
         with exc:
@@ -47,7 +49,7 @@ def connect(url: str) -> socket.socket:
     parts = urlsplit(url)
     assert parts.hostname is not None
     assert parts.port is not None
-    return socket.create_connection((parts.hostname, parts.port), timeout=30)
+    return socket.create_connection((parts.hostname, parts.port), timeout=PATIENCE_S)
 
 
 def read_to_end(sock: socket.socket) -> bytes:

@@ -7,6 +7,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from tests.support.patience import PATIENCE_S
 from tests.support.server import ServerProcess
 
 
@@ -17,7 +18,7 @@ def reading(server: ServerProcess, **asked: int) -> Iterator[None]:
     done = threading.Event()
 
     def read() -> None:
-        with urllib.request.urlopen(f"{server.url}/v1/datasets/train/stream?{query}", timeout=30) as stream:
+        with urllib.request.urlopen(f"{server.url}/v1/datasets/train/stream?{query}", timeout=PATIENCE_S) as stream:
             while not done.is_set():
                 stream.read(1 << 14)
 

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
+from tests.support.patience import PATIENCE_S
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
@@ -59,7 +61,7 @@ class ServerProcess:
 
     def _reap(self) -> int:
         assert self.process is not None
-        code = self.process.wait(30)
+        code = self.process.wait(PATIENCE_S)
         if self._drain is not None:
             self._drain.join()
         if self.process.stdout is not None:

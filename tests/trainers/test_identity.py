@@ -16,6 +16,7 @@ from owl_stream.errors import DataChangedError, StateMismatchError
 from tests.support.datasets import mixed_samples, small_dataset, write_config
 from tests.support.hashes import batch_line
 from tests.support.http import get
+from tests.support.patience import PATIENCE_S
 from tests.support.server import ServerProcess
 from tests.support.tars import write_shard
 from tests.support.tokenizer import small_tokenizer
@@ -25,7 +26,7 @@ INLINE = {"workers": 0}
 
 def reader(*urls: str, dataset: str = "train") -> OwlStreamDataset:
     """A dataset that does not wait long for what will not come."""
-    return OwlStreamDataset(urls, dataset=dataset, dtype=torch.uint8, prefetch=1, give_up_after_s=20)
+    return OwlStreamDataset(urls, dataset=dataset, dtype=torch.uint8, prefetch=1, give_up_after_s=PATIENCE_S)
 
 
 def lines(dataset: OwlStreamDataset) -> list[str]:

@@ -45,6 +45,7 @@ from owl_stream.wire import (
 )
 from tests.client.peers import finish_after, serving
 from tests.client.world import World
+from tests.support.patience import PATIENCE_S
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "wire.md"
 TEXT = DOCUMENT.read_text(encoding="utf-8")
@@ -159,7 +160,8 @@ def run_script(url: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
     """The document's script, as a user would run it."""
     script = tmp_path / "read.py"
     script.write_text(part("script"), encoding="utf-8")
-    return subprocess.run([sys.executable, str(script), url], capture_output=True, text=True, timeout=60, check=False)
+    command = [sys.executable, str(script), url]
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
 
 
 def test_codes_of_refusals_are_those_that_are_sent() -> None:
