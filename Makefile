@@ -6,8 +6,9 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 
 .PHONY: demo test check bench soak serve wheel format clean
 
+# The demo's data stay in ./demo, to be looked at.
 demo: $(VENV)/.demo
-	$(BIN)/owl-stream demo
+	$(BIN)/owl-stream demo --directory demo
 
 # Tests mostly wait for processes and clocks: two files at a time.
 test: $(VENV)/.dev
@@ -50,7 +51,7 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) dist .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) demo dist .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

@@ -15,6 +15,8 @@ log = logging.getLogger("owl_client")
 
 MOST_WAIT_S = 30.0
 """Longest single wait, whatever a server advises."""
+TELL_AFTER_S = 3.0
+"""Seconds without a batch after which a trainer is told what it waits for, once."""
 REPEATS_TO_BELIEVE = 5
 """Noise on a line gives another error each time: the same FrameError so often at one cursor comes from the server."""
 
@@ -71,7 +73,7 @@ class Failover:
 
     def progressed(self) -> None:
         """What was asked for came: earlier failures no longer count."""
-        self._since, self._failures = self._clock(), 0
+        self._since, self._failures, self._told = self._clock(), 0, False
         self._outcomes: dict[str, _Outcome] = {}
 
     def failed(self, error: OwlStreamError, interrupt: Interrupt) -> None:
@@ -90,6 +92,9 @@ class Failover:
         left_s = self._since + self._give_up_after_s - self._clock()
         if left_s <= 0:
             raise self._gave_up() from error
+        if not self._told and self._give_up_after_s - left_s >= TELL_AFTER_S:
+            self._told = True
+            log.warning("waiting for a server: %s; trying for %.0f s more (give_up_after_s)", error, left_s)
         self._failures += 1
         self._at = (self._at + 1) % len(self._urls)
         if self._failures % len(self._urls) == 0:

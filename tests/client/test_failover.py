@@ -120,3 +120,18 @@ def test_when_all_refuse_the_mismatch_is_the_error_that_is_raised() -> None:
     with pytest.raises(StateMismatchError, match="all 2 servers refused: none; other") as caught:
         failover.failed(StateMismatchError("other", {"seed": ("0", "1")}), interrupt)
     assert caught.value.differences == {"seed": ("0", "1")}
+
+
+def test_a_trainer_is_told_once_what_it_waits_for(caplog: pytest.LogCaptureFixture) -> None:
+    """Not for a moment's loss, and not with every try; again only after something came in between."""
+    clock = Clock()
+    failover, waiting = Failover(["a"], 300.0, Backoff(1.0, 1.0), clock), Waiting(clock)
+    fail(failover, waiting, PeerGoneError("a: refused; is the server running there?"), 3)
+    assert caplog.messages == []
+    fail(failover, waiting, PeerGoneError("a: refused; is the server running there?"), 20)
+    (told,) = caplog.messages
+    assert "waiting for a server: a: refused; is the server running there?; trying for 29" in told
+    assert "give_up_after_s" in told
+    failover.progressed()
+    fail(failover, waiting, PeerGoneError("a: reset"), 20)
+    assert len(caplog.messages) == 2
