@@ -7,7 +7,18 @@ from owl_client.batch import Batch, BatchMeta
 from owl_client.connection import Timeouts, Tls
 from owl_client.dataset import OwlStreamDataset
 from owl_client.failover import Backoff
+from owl_client.loader import OwlStreamLoader
 from owl_client.stats import ClientStats
 from owl_client.times import StepTimes
 
-__all__ = ["Backoff", "Batch", "BatchMeta", "ClientStats", "OwlStreamDataset", "StepTimes", "Timeouts", "Tls"]
+__all__ = [
+    "Backoff",
+    "Batch",
+    "BatchMeta",
+    "ClientStats",
+    "OwlStreamDataset",
+    "OwlStreamLoader",
+    "StepTimes",
+    "Timeouts",
+    "Tls",
+]

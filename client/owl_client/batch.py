@@ -6,10 +6,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.utils.data._utils.collate import default_collate_fn_map
 
 from owl_client.device import PIXELS, normalise
 from owl_stream.errors import FrameError, RequestError
 from owl_stream.wire import RowInfo
+
+BATCHED = (
+    "DataLoader: every item of an OwlStreamDataset is a whole batch already, and this loader would make batches of "
+    "batches; pass batch_size=None (and no batch_size, sampler, collate_fn or drop_last)"
+)
 
 OFFSETS, OFFSET_LENGTHS = "media_offset", "media_offset_lengths"
 
@@ -72,6 +78,14 @@ class Batch(dict[str, Any]):
         if self._raw_for is not None and PIXELS in moved:
             moved[PIXELS] = normalise(moved[PIXELS], self._raw_for)
         return Batch(moved, self._meta)
+
+
+def _refuse_collate(batches: list[Batch], **_: Any) -> Batch:
+    """What DataLoader's default collation does with a list of batches."""
+    raise RequestError(BATCHED)
+
+
+default_collate_fn_map[Batch] = _refuse_collate
 
 
 def _move(value: Any, device: torch.device, non_blocking: bool) -> Any:

@@ -71,8 +71,8 @@ class ReceiveMemory:
 
     def _new(self, capacity: int) -> NDArray[np.uint8]:
         if self._pinned:
-            pinned: NDArray[np.uint8] = torch.empty(capacity, dtype=torch.uint8, pin_memory=True).numpy()
-            return pinned
+            pinned = torch.empty(capacity, dtype=torch.uint8, device="cpu", pin_memory=True)
+            return pinned.numpy()
         memory = np.empty(capacity + ALIGNMENT, np.uint8)
         start = -memory.ctypes.data % ALIGNMENT
         return memory[start : start + capacity]

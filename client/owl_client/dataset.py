@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 import logging
 import os
+import threading
 import weakref
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
@@ -19,8 +20,9 @@ from owl_client.device import check_dtype, parse_device
 from owl_client.epoch import EpochIterator, Pass
 from owl_client.failover import Backoff
 from owl_client.identity import resolve_rank, resolve_share
+from owl_client.loader import refuse_batching
 from owl_client.order import Order
-from owl_client.position import Position
+from owl_client.position import FixedPosition, Position
 from owl_client.receiver import Receiver
 from owl_client.session import Session, Settings, identity
 from owl_client.source import Ready
@@ -31,16 +33,38 @@ from owl_client.work import Work
 from owl_stream.errors import ConfigError, RequestError
 from owl_stream.wire import MAX_FRAME_BYTES, Cursor, Limits
 
+if TYPE_CHECKING:
+    from typing import Self
+
 log = logging.getLogger("owl_client")
+
+
+class _Swap:
+    """Threads begin and end iterators one at a time. Not a dataset's own lock, for datasets are pickled."""
+
+    lock = threading.Lock()
+
+    @classmethod
+    def renew(cls) -> None:
+        """In a fork, whose parent's thread may have held it."""
+        cls.lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_Swap.renew)
 
 
 class OwlStreamDataset(IterableDataset[Batch]):
     """Batches of a dataset that an owl-stream server holds, for one data-parallel rank.
 
     One `for` yields one epoch, or the rest of the current one after a resume; the next `for` the next epoch. After a
-    `for` that was left early, the next goes on behind the last batch yielded; through DataLoader workers, where only
-    the trainer knows that batch, it begins the pass again, unless they had read it to its end. Only one iterator lives
-    at a time: a new one ends the old.
+    `for` that was left early, also by `next(iter(dataset))`, the next goes on behind the last batch yielded. Through
+    DataLoader workers, where only the trainer knows that batch, it begins the pass again and says so in the log, unless
+    they had read it to its end. Only one iterator lives at a time: a new one ends the old. Threads may share it: each
+    batch goes to one of them.
+
+    With `evaluate` every `for` begins at the first batch of epoch 0, however far the one before got, through workers
+    too: the same batches in the same order each time.
 
     Args:
         url: `http://host:port`, or several for failover, tried in that order.
@@ -49,6 +73,7 @@ class OwlStreamDataset(IterableDataset[Batch]):
         dtype: of `pixel_values`, normalised to [-1, 1]; `torch.uint8` leaves the pixels raw.
         rank, world_size: of the *data-parallel* group; else `torch.distributed`, RANK and WORLD_SIZE, or 0 and 1.
         micro_batch_size: rows a batch has; None gives a rank its whole part of a global step at once.
+        evaluate: every `for` is the same pass from its beginning; there is no state to load and no epoch to set.
         prefetch: batches that may wait, beside the one being received.
         prefetch_bytes: bytes that those may hold together; one may always wait.
         give_up_after_s: seconds without a batch, all servers tried, after which iteration raises.
@@ -73,6 +98,7 @@ class OwlStreamDataset(IterableDataset[Batch]):
         rank: int | None = None,
         world_size: int | None = None,
         micro_batch_size: int | None = None,
+        evaluate: bool = False,
         prefetch: int = 2,
         prefetch_bytes: int = 1 << 30,
         give_up_after_s: float = 300.0,
@@ -105,7 +131,8 @@ class OwlStreamDataset(IterableDataset[Batch]):
         self._rank, self._world_size, self._micro_batch_size = rank, world_size, micro_batch_size
         if rank is not None or world_size is not None:
             resolve_rank(rank, world_size)
-        self._position = Position()
+        self._evaluate = evaluate
+        self._position = FixedPosition() if evaluate else Position()
         self._cut: tuple[int, int] | None = None
         """World size and micro-batch size that the position's `micro` was cut for."""
         self._resumed = self._epoch_was_set = self._never_back = False
@@ -117,12 +144,21 @@ class OwlStreamDataset(IterableDataset[Batch]):
         self._inherited: Session | None = None
 
     def __iter__(self) -> EpochIterator:
-        """An iterator over the rest of the current epoch. Connects when its first batch is asked for."""
-        self._supersede("a newer iterator of this dataset began")
-        self._work = None
+        """An iterator over the rest of the current epoch. Connects when its first batch is asked for.
+
+        Raises:
+            RequestError: a DataLoader asks that makes batches of batches.
+        """
+        refuse_batching()
         iterator = EpochIterator(self._begin, self._yielded, self._here().counters)
-        self._live = weakref.ref(iterator)
+        self._supersede("a newer iterator of this dataset began", iterator)
+        self._work = None
         return iterator
+
+    @property
+    def evaluate(self) -> bool:
+        """Whether every `for` begins at the beginning."""
+        return self._evaluate
 
     def __len__(self) -> int:
         """Micro-batches of one whole epoch of this rank. Asks a server, once."""
@@ -166,6 +202,8 @@ class OwlStreamDataset(IterableDataset[Batch]):
 
         Raises:
             RequestError: without a batch, where workers read: what they have yielded is not what was trained on.
+
+        With `evaluate` and without a batch it is always the state of the beginning.
         """
         if batch is not None:
             return copy.deepcopy(batch.meta.state)
@@ -188,8 +226,14 @@ class OwlStreamDataset(IterableDataset[Batch]):
 
         Raises:
             StateMismatchError: the state belongs to other data, recipe, seed or plan: `differences` names them.
-            RequestError: the state is damaged, past the epoch, or was cut for another share in mid-step.
+            RequestError: the state is damaged, past the epoch, or was cut for another share in mid-step; or the dataset
+                is for evaluation.
         """
+        if self._evaluate:
+            raise RequestError(
+                "load_state_dict: a dataset with evaluate=True begins at its beginning with every `for`, so there is "
+                "no state to go on from; load the state into the dataset that is trained on"
+            )
         saved = State.from_dict(state)
         self._supersede("load_state_dict moved the dataset")
         description = self._here().describe(None if force else saved)
@@ -215,13 +259,16 @@ class OwlStreamDataset(IterableDataset[Batch]):
 
         Trainers call this at the start of every epoch, also after a resume: until batches have been yielded again, it
         never moves us from where `load_state_dict` put us within the epoch. And it never goes back to an earlier epoch
-        then: Accelerate counts epochs from 0 in every process, so that would read again what was trained on.
+        then: Accelerate counts epochs from 0 in every process, so that would read again what was trained on. With
+        `evaluate` every epoch is the same one, and this does nothing.
 
         Raises:
             RequestError: not a whole number from 0.
         """
         if not isinstance(epoch, int) or not 0 <= epoch <= MOST_COUNT:
             raise RequestError(f"set_epoch: expected a whole number from 0, got {epoch!r}")
+        if self._evaluate:
+            return
         at = self._position.cursor.epoch
         if self._resumed and epoch <= at:
             self._epoch_was_set = True
@@ -233,6 +280,19 @@ class OwlStreamDataset(IterableDataset[Batch]):
         if self._position.cursor != Cursor(epoch, 0, 0) or self._position.read_by_workers:
             self._supersede("set_epoch moved the dataset")
             self._position.move(Cursor(epoch, 0, 0))
+
+    @property
+    def read_by_workers(self) -> bool:
+        """Whether the latest pass was read through DataLoader workers: then only their batches say how far it got."""
+        return self._position.read_by_workers
+
+    def go_on_behind(self, state: dict[str, Any]) -> None:
+        """Where workers read, begin the next pass behind the batch that `state` is of. Else it does so by itself.
+
+        For loaders that know which batch they handed out last.
+        """
+        if self._position.read_by_workers:
+            self._position.move(State.from_dict(state).cursor)
 
     def _begin(self) -> Pass:
         """Open the stream of one pass over the rest of an epoch; in a DataLoader worker, of its part."""
@@ -313,11 +373,13 @@ class OwlStreamDataset(IterableDataset[Batch]):
             self._session = Session(self._settings, self._position.pin, known)
         return self._session
 
-    def _supersede(self, why: str) -> None:
-        live = self._live() if self._live is not None else None
+    def _supersede(self, why: str, by: EpochIterator | None = None) -> None:
+        """End the iterator that lives, and let `by` be the one that does."""
+        with _Swap.lock:
+            before, self._live = self._live, None if by is None else weakref.ref(by)
+        live = before() if before is not None else None
         if live is not None:
             live.close(why)
-        self._live = None
 
     def __getstate__(self) -> dict[str, Any]:
         """For spawned workers: rank and world size are settled here, where `torch.distributed` is initialised."""

@@ -69,7 +69,7 @@ def normalise(pixels: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     if pixels.device.type != "cpu":
         # x / 127.5 - 1 is the same number: halving the divisor and doubling the result are exact
         return pixels.to(torch.float32).div_(127.5).sub_(1.0).to(dtype)
-    out = torch.empty(pixels.shape, dtype=dtype)
+    out = torch.empty(pixels.shape, dtype=dtype, device="cpu")
     _normalise_blocks(pixels.contiguous().numpy().reshape(-1), out.view(-1))
     return out
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,15 +21,27 @@ class Pass:
     receiver: Receiver[Ready] | None
     finished: Callable[[], None]
 
+    def close(self) -> None:
+        """End its thread and connection; idempotent."""
+        if self.receiver is not None:
+            self.receiver.close()
+
 
 class EpochIterator(Iterator[Batch]):
-    """Yields the rest of an epoch. Its thread and connection end with it, also when it is dropped half way."""
+    """Yields the rest of an epoch. Its thread and connection end with it, also when it is dropped half way.
+
+    Several threads may share one: they take turns, and each batch goes to exactly one of them.
+    """
 
     def __init__(self, begin: Callable[[], Pass], yielded: Callable[[Batch], None], counters: Counters) -> None:
         self._begin, self._yielded, self._counters = begin, yielded, counters
         self._pass: Pass | None = None
         self._ended = False
         self._superseded = ""
+        self._turn = threading.Lock()
+        """Held by the thread that takes a batch, also while it waits for one."""
+        self._change = threading.RLock()
+        """Held for a moment only, so that `close` never waits for a batch. A signal handler may close in mid-change."""
 
     def __next__(self) -> Batch:
         """The next batch, waiting for it.
@@ -36,40 +49,56 @@ class EpochIterator(Iterator[Batch]):
         Raises:
             OwlStreamError: reading cannot go on; a new `for` tries again behind the last batch yielded.
         """
-        if self._ended:
-            self._refuse_superseded()
-            raise StopIteration
-        try:
-            ready = self._next_ready()
-        except BaseException:
-            self.close()
-            raise
-        if ready is None:
-            self.close()
-            raise StopIteration
-        batch = ready.claim()
-        self._yielded(batch)
-        return batch
+        with self._turn:
+            try:
+                batch = self._take()
+            except BaseException:
+                self.close()
+                raise
+            if batch is None:
+                self.close()
+                raise StopIteration
+            return batch
 
     def close(self, superseded: str = "") -> None:
         """End the thread and the connection; with a reason, a later `next` says it."""
-        if not self._ended:
-            self._ended, self._superseded = True, superseded
-            if self._pass is not None and self._pass.receiver is not None:
-                self._pass.receiver.close()
-        self._pass = None
+        with self._change:
+            this, self._pass = self._pass, None
+            if not self._ended:
+                self._ended, self._superseded = True, superseded
+        if this is not None:
+            this.close()
 
-    def _next_ready(self) -> Ready | None:
-        if self._pass is None:
-            self._pass = self._begin()
-        this = self._pass
+    def _take(self) -> Batch | None:
+        this = self._open()
+        if this is None:
+            return None
         began = time.perf_counter()
         ready = None if this.receiver is None else this.receiver.get()
         self._counters.wait_s += time.perf_counter() - began
-        if ready is None:
-            self._refuse_superseded()  # by another thread, while this one waited
-            this.finished()
-        return ready
+        batch = None if ready is None else ready.claim()
+        with self._change:  # whoever superseded this iterator while it waited must not see the position move afterwards
+            self._refuse_superseded()
+            if batch is None:
+                this.finished()
+            else:
+                self._yielded(batch)
+        return batch
+
+    def _open(self) -> Pass | None:
+        """The pass, opened for the first batch; None once it has ended."""
+        with self._change:
+            self._refuse_superseded()
+            if self._ended or self._pass is not None:
+                return self._pass
+        this = self._begin()
+        with self._change:
+            if not self._ended:
+                self._pass = this
+                return this
+        this.close()
+        self._refuse_superseded()
+        return None
 
     def _refuse_superseded(self) -> None:
         if self._superseded:

@@ -12,10 +12,13 @@ import sys
 import weakref
 from contextlib import ExitStack, suppress
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING
 
 from owl_stream.errors import FrameError
 from owl_stream.wire import ACCEPTED, MAX_SLABS, MEMORY_HEADER, SLAB, TAKEN, MemoryOffer, MemoryPlace
+
+if TYPE_CHECKING:
+    from typing import Self
 
 
 def same_machine(sock: socket.socket) -> bool:

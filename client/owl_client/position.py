@@ -7,6 +7,7 @@ memory. All workers of a pass agree on where it began, and only a pass that ever
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from numpy.typing import NDArray
 
 from owl_stream.errors import RequestError
 from owl_stream.wire import Cursor
+
+log = logging.getLogger("owl_client")
 
 MOST_WORKERS = 1024
 
@@ -32,7 +35,7 @@ class Position:
     """A cursor, and for passes by workers which of them finished. Survives fork, spawn and deepcopy."""
 
     def __init__(self) -> None:
-        self._shared = _shared(torch.zeros(_BEGUN + MOST_WORKERS, dtype=torch.int64))
+        self._shared = _shared(torch.zeros(_BEGUN + MOST_WORKERS, dtype=torch.int64, device="cpu"))
         self._cells: NDArray[np.int64] = self._shared.numpy()
         self._passes = 0
 
@@ -83,6 +86,8 @@ class Position:
                 cursor = Cursor(epoch + 1, 0, 0)
             # Unless a sibling was quicker, this is what every sibling computes from the same cells.
             if int(self._cells[_ACTIVE]) == active:
+                if before != _NO_PASS and cursor.epoch == epoch:
+                    _say_abandoned(cursor)
                 self._write(this, cursor, workers, active)
                 return cursor
 
@@ -113,6 +118,39 @@ class Position:
         other = 1 - int(self._cells[_ACTIVE] if active is None else active)
         self._slot(other)[:] = (which_pass, *cursor, workers)
         self._cells[_ACTIVE] = other
+
+
+class FixedPosition(Position):
+    """Always the beginning of epoch 0, for evaluation: every pass starts there, however far the one before got."""
+
+    @property
+    def cursor(self) -> Cursor:
+        """The first micro-batch."""
+        return Cursor(0, 0, 0)
+
+    @property
+    def read_by_workers(self) -> bool:
+        """False: no pass depends on who read the one before."""
+        return False
+
+    def move(self, cursor: Cursor) -> None:
+        """Nothing moves it."""
+
+    def begin_pass(self, worker: int, workers: int, seed: int) -> Cursor:
+        """The first micro-batch, for every worker."""
+        return self.cursor
+
+    def finish_pass(self, worker: int) -> None:
+        """Nothing to note."""
+
+
+def _say_abandoned(start: Cursor) -> None:
+    log.warning(
+        "the last pass through DataLoader workers was left before its end, so this one begins again at epoch %d, step "
+        "%d; OwlStreamLoader, or load_state_dict(state_dict(batch)), goes on behind the last batch",
+        start.epoch,
+        start.step,
+    )
 
 
 def _digest(text: str) -> int:

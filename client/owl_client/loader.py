@@ -1,0 +1,90 @@
+"""What goes wrong with DataLoaders, refused; and a DataLoader that knows what the trainer took from it."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from torch.utils.data import DataLoader
+
+from owl_client.batch import BATCHED, Batch
+from owl_stream.errors import ConfigError, RequestError
+
+if TYPE_CHECKING:
+    from owl_client.dataset import OwlStreamDataset
+
+_FETCHER = "torch.utils.data._utils.fetch"
+"""The module of torch in which a DataLoader asks a dataset for its iterator, here and in workers."""
+
+_SETTLED = ("batch_size", "shuffle", "sampler", "batch_sampler", "collate_fn", "drop_last")
+
+
+def refuse_batching() -> None:
+    """To be called by a dataset's `__iter__`.
+
+    torch tells a dataset nothing about the loader that reads it, so the frame that asks is looked at. `collate_fn`s of
+    trainers, Hugging Face's default one for example, stack batches without a word where batch_size is 1.
+
+    Raises:
+        RequestError: a DataLoader asks that collects items into lists and collates these.
+    """
+    frame = sys._getframe(1).f_back
+    if frame is None:
+        return
+    if frame.f_globals.get("__name__") == _FETCHER and getattr(frame.f_locals.get("self"), "auto_collation", False):
+        raise RequestError(BATCHED)
+
+
+class OwlStreamLoader(DataLoader[Batch]):
+    """A DataLoader over an `OwlStreamDataset` whose `state_dict()` is the state after the last batch it handed out.
+
+    For trainers that need workers (`num_workers`) and keep a loader's state by themselves, Lightning for example. A
+    pass that was left early goes on behind its last batch, with workers too.
+
+    Args:
+        dataset: read as it is; it must not be read elsewhere at the same time.
+        options: those of DataLoader that are not about making batches: `num_workers`, `pin_memory`,
+            `persistent_workers`, `prefetch_factor`, `multiprocessing_context`...
+
+    Raises:
+        ConfigError: an option that would batch, shuffle or collate.
+    """
+
+    def __init__(self, dataset: OwlStreamDataset, **options: Any) -> None:
+        wrong = sorted(name for name in _SETTLED if options.get(name))
+        if wrong:
+            raise ConfigError(
+                f"OwlStreamLoader: {', '.join(wrong)}: expected none of them, for every item of the dataset is a whole "
+                f"batch, in an order that is settled"
+            )
+        options = {name: value for name, value in options.items() if name not in _SETTLED}
+        super().__init__(dataset, batch_size=None, **options)
+        self._stream = dataset
+        self._state: dict[str, Any] | None = None
+        """After the last batch of a pass through workers, of which the dataset in this process knows nothing."""
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override] # DataLoader promises its own class, and needs none
+        """The rest of the current epoch. Workers start when the first batch is asked for."""
+        if self._state is not None:
+            self._stream.go_on_behind(self._state)
+            self._state = None
+        for batch in super().__iter__():
+            self._state = batch.meta.state
+            yield batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state after the last batch handed out; before the first, the dataset's own."""
+        if self._state is not None and self._stream.read_by_workers:
+            return copy.deepcopy(self._state)
+        return self._stream.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on after `state`, with the next `for`.
+
+        Raises:
+            OwlStreamError: as `OwlStreamDataset.load_state_dict`.
+        """
+        self._stream.load_state_dict(state)
+        self._state = None
