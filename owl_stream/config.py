@@ -24,6 +24,8 @@ ENV_PREFIX = "OWL_"
 _SECRETS = ("server", "access", "tokens")
 
 LayoutName = Literal["owl3-240728", "owl3-241101"]
+RELEASED = {"owl3-240728": "mPLUG/mPLUG-Owl3-7B-240728", "owl3-241101": "mPLUG/mPLUG-Owl3-7B-241101"}
+"""Hub ids of the models that each layout was made for; each has the `tokenizer.json` that rows are made with."""
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 
