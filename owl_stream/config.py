@@ -27,6 +27,8 @@ LayoutName = Literal["owl3-240728", "owl3-241101"]
 RELEASED_SIDE: Mapping[LayoutName, int] = {"owl3-240728": 384, "owl3-241101": 378}
 """Side of a crop in the released processors: what the models were trained with."""
 
+RELEASED = {"owl3-240728": "mPLUG/mPLUG-Owl3-7B-240728", "owl3-241101": "mPLUG/mPLUG-Owl3-7B-241101"}
+"""Hub ids of the models that each layout was made for; each has the `tokenizer.json` that rows are made with."""
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 

@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from owl_stream.assemble.tokenizer import RELEASED
-from owl_stream.config import load_config
+from owl_stream.config import RELEASED, load_config
 from owl_stream.demo import build_demo_dataset
 from tests.support.server import ROOT
 

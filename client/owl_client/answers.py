@@ -40,7 +40,11 @@ _BY_CODE: Mapping[str, Callable[[str], OwlStreamError]] = {
 _PASSING_STATUSES = frozenset({408, 429, 502, 503, 504})
 """HTTP statuses that a proxy between us and the server also gives, and that pass by waiting."""
 
-_ADVICE = {401: "; pass token= or set OWL_TOKEN", 403: "; this token may not read here"}
+_ADVICE = {
+    401: "; pass token= or set OWL_TOKEN; a token that was sent is none of this server's",
+    403: "; this token may not read here",
+}
+_UNEXPLAINED = "; is it an owl-stream server?"
 
 
 def error_from_frame(place: str, info: ErrorInfo) -> OwlStreamError:
@@ -53,7 +57,7 @@ def error_from_answer(place: str, status: int, retry_after: str | None, body: by
     wait_s = _seconds(retry_after)
     error = _error_object(body)
     if error is None:
-        text = f"{place}: HTTP status {status} without an explanation{_ADVICE.get(status, '')}"
+        text = f"{place}: HTTP status {status} without an explanation{_ADVICE.get(status, _UNEXPLAINED)}"
         return _make("", text, status in _PASSING_STATUSES, wait_s, status)
     code, retryable = str(error.get("code", "")), error.get("retryable")
     text = f"{place}: {error.get('message', '')}{_ADVICE.get(status, '')}"

@@ -299,4 +299,6 @@ def _reason(exc: Exception) -> str:
         return "the connection closed inside the answer"
     if isinstance(exc, ConnectionRefusedError):
         return "connection refused: is the server running there?"
+    if isinstance(exc, ssl.SSLError) and exc.reason == "WRONG_VERSION_NUMBER":
+        return "https:// was asked for, but TLS is not spoken there: is its address http://...?"
     return f"{type(exc).__name__}: {exc}"

@@ -14,6 +14,7 @@ import xxhash
 from tokenizers import Tokenizer as _Backend
 
 from owl_stream.assemble.words import WordTokenizer
+from owl_stream.config import RELEASED
 from owl_stream.errors import ConfigError, SampleError
 from owl_stream.layouts import Tokens
 
@@ -22,9 +23,6 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 END_OF_TEXT = "<|endoftext|>"
 SPECIAL_TOKENS = (END_OF_TEXT, "<|im_start|>", "<|im_end|>")
-
-RELEASED = {"owl3-240728": "mPLUG/mPLUG-Owl3-7B-240728", "owl3-241101": "mPLUG/mPLUG-Owl3-7B-241101"}
-"""Hub ids of the models that each layout was made for; each has a `tokenizer.json`."""
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
@@ -57,7 +55,8 @@ class TokenizerFile:
             backend = _Backend.from_str(self.content.decode())
         except Exception as exc:  # tokenizers raises bare Exception
             raise ConfigError(
-                f"tokenizer {self.name}: expected a `tokenizers` JSON file (tokenizer.json), got {exc}"
+                f"tokenizer {self.name}: expected a `tokenizers` JSON file (tokenizer.json), which it is not ({exc}); "
+                f"take {_released()}"
             ) from exc
         return ChatTokenizer(self.name, backend)
 

@@ -70,7 +70,10 @@ def _run(arguments: Sequence[str] | None) -> int:
             return _unforeseen(exc)
         context = getattr(exc, "ctx", None)
         where = context.command_path if context is not None else NAME
-        return _say(f"{' '.join(message().split())} (see `{where} --help`)", 2)
+        said = " ".join(message().split())
+        if said.startswith("Got unexpected extra argument") and ".yaml" in said:
+            said += "; a configuration is given with --config"
+        return _say(f"{said} (see `{where} --help`)", 2)
     return outcome if isinstance(outcome, int) else 0
 
 

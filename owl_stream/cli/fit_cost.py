@@ -49,7 +49,8 @@ def read_times(path: Path) -> Iterator[StepTime]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as exc:
-        raise UsageError(f"{path}: expected a file that owl_client.StepTimes wrote, got {exc}") from exc
+        got = exc.strerror if isinstance(exc, OSError) else "no text"
+        raise UsageError(f"{path}: expected a file that owl_client.StepTimes wrote, got: {got}") from exc
     for number, line in enumerate(lines, 1):
         if line.strip():
             yield _read(line, f"{path}:{number}")

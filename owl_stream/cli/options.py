@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
 import typer
 
-from owl_stream.config import Config, DatasetConfig, LayoutName, load_config, make_config
+from owl_stream.config import RELEASED, Config, DatasetConfig, LayoutName, load_config, make_config
 from owl_stream.errors import ConfigError, UnknownDatasetError
 
 DEFAULT_CONFIG = Path("owl-stream.yaml")
 ALONE = "train"
 """What a dataset is called that flags alone describe."""
+_VARIABLE = f"OWL_DATASETS__{ALONE.upper()}__"
 
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", "-c", help="Configuration file; default: ./owl-stream.yaml if it is there.")
@@ -22,7 +25,7 @@ ShardsOption = Annotated[
     typer.Option("--shards", "-s", help="Shards: a tar, a brace pattern, a glob or a directory; may be repeated."),
 ]
 TokenizerOption = Annotated[
-    str | None, typer.Option("--tokenizer", "-t", help="A tokenizers file (tokenizer.json), or a hub id (org/name).")
+    str | None, typer.Option("--tokenizer", "-t", help="The model's tokenizer.json, a directory with one, or a hub id.")
 ]
 LayoutOption = Annotated[
     str | None,
@@ -71,8 +74,20 @@ def settings(
         if config is None and not path.exists():
             raise ConfigError(f"no dataset: expected --config FILE, ./{path}, or --shards and --tokenizer")
         return load_config(path, flags={"server": given})
+    _require_both(dataset)
     whole: dict[str, Any] = {"server": given, "datasets": {ALONE: dataset}}
     return make_config({}, origin="command line", base=Path.cwd(), flags=whole)
+
+
+def _require_both(dataset: Mapping[str, Any]) -> None:
+    """Shards and a tokenizer, each as a flag or as a variable."""
+    for name in ("shards", "tokenizer"):
+        if name not in dataset and _VARIABLE + name.upper() not in os.environ:
+            released = ", ".join(f"{hub_id} for {layout}" for layout, hub_id in RELEASED.items())
+            raise ConfigError(
+                f"--{name} is missing: without --config, both --shards and --tokenizer are needed; a tokenizer is the "
+                f"model's tokenizer.json, or its hub id ({released})"
+            )
 
 
 def choose(config: Config, name: str | None) -> tuple[str, DatasetConfig]:

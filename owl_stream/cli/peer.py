@@ -142,7 +142,9 @@ def _refuse(url: str, response: http.client.HTTPResponse) -> None:
     error = body.get("error") if isinstance(body, dict) else None
     if not isinstance(error, dict) or (response.status == 404 and error.get("code") != "unknown_dataset"):
         raise ConfigError(f"{url}: answered {response.status} {response.reason}; is it an owl-stream server?")
-    raise _error(url, str(error.get("code")), str(error.get("message")), error.get("retryable") is True)
+    advice = "; say --token or set OWL_TOKEN; a token that was sent is none of this server's"
+    message = f"{error.get('message')}{advice if response.status == 401 else ''}"
+    raise _error(url, str(error.get("code")), message, error.get("retryable") is True)
 
 
 def _error(url: str, code: str, message: str, retryable: bool) -> OwlStreamError:

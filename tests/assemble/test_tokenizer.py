@@ -12,8 +12,8 @@ from typing import get_args
 
 import pytest
 
-from owl_stream.assemble.tokenizer import RELEASED, load_tokenizer
-from owl_stream.config import LayoutName
+from owl_stream.assemble.tokenizer import load_tokenizer
+from owl_stream.config import RELEASED, LayoutName
 from owl_stream.errors import ConfigError, SampleError
 from tests.support.qwen2 import qwen2_tokenizer_path
 from tests.support.tokenizer import small_tokenizer

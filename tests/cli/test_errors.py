@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import subprocess
 import sys
@@ -76,6 +77,17 @@ def test_a_misspelt_option_is_one_line_with_the_nearest_one(here: Here) -> None:
         (("bench", "127.0.0.1"), "http://host:port"),
         (("bench", "http://127.0.0.1:1"), "is the server running there?"),
         (("check", "--dataset", "val"), "there is: train"),
+        (
+            ("serve", "--shards", "train-00000.tar"),
+            "--tokenizer is missing: .*mPLUG/mPLUG-Owl3-7B-240728 for owl3-240728",
+        ),
+        (("index", "--tokenizer", "tokenizer.json"), "--shards is missing"),
+        (
+            ("index", "--shards", "train-00000.tar", "-t", "owl-stream.yaml"),
+            r"tokenizer\.json\), which it is not .*take",
+        ),
+        (("serve", "owl-stream.yaml"), "a configuration is given with --config"),
+        (("fit-cost", "nothing.jsonl"), "StepTimes wrote, got: No such file or directory$"),
         (("pack", "nothing.json", "--out", "out"), "nothing.json: no such file"),
         (("pack", ".", "--out", "out", "--shard-size", "many"), "512MiB"),
         (("pack", ".", "--out", "out", "--format", "coco"), "sharegpt"),
@@ -89,7 +101,7 @@ def test_every_command_names_what_was_wrong_and_what_is_right(
     """Ranks, sizes, names, addresses, formats: one line, exit code 2, nothing on stdout, nothing written."""
     monkeypatch.chdir(data)
     more = ["owl-stream.yaml"] if arguments[-1] == "--config" else []
-    assert expected in one_line(here(*arguments, *more))
+    assert re.search(expected, one_line(here(*arguments, *more)))
     assert not (data / "out").exists()
 
 

@@ -141,7 +141,7 @@ ANSWERS: dict[str, tuple[int, bytes, type[OwlStreamError], str]] = {
     "429": (429, error_body("busy", True), ServerBusyError, "because"),
     "503": (503, error_body("indexing", True), ServerBusyError, "because"),
     "500_read": (500, error_body("read", True), ReadError, "because"),
-    "500_bare": (500, b"oops", ServerError, "status 500 without an explanation"),
+    "500_bare": (500, b"oops", ServerError, "status 500 without an explanation; is it an owl-stream server"),
     "502_of_a_proxy": (502, b"<html>", ServerBusyError, "status 502"),
     "302": (302, b"", ServerError, "status 302"),
     "not_an_object": (418, b'{"error": 7}', ServerError, "status 418"),
@@ -230,6 +230,12 @@ def test_a_connection_that_is_silent_past_its_deadline_says_so(server: SocketSer
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         with pytest.raises(PeerGoneError, match=f"{url}: silent past its deadline"):
             HttpTransport(timeouts=Timeouts(read_s=0.1)).describe(url, "train")
+
+
+def test_tls_towards_a_server_that_speaks_none_names_the_mistake(server: SocketServer) -> None:
+    """`https://` instead of `http://`."""
+    with pytest.raises(PeerGoneError, match=r"TLS is not spoken there: is its address http://"):
+        HttpTransport().describe(server.url.replace("http://", "https://"), "train")
 
 
 def test_importing_the_client_imports_nothing_of_the_servers() -> None:

@@ -13,8 +13,10 @@ from urllib.parse import quote, urlencode, urlsplit
 
 import pytest
 
+from owl_client import OwlStreamDataset
+from owl_stream.cli.peer import Peer
 from owl_stream.config import load_config
-from owl_stream.errors import ConfigError
+from owl_stream.errors import ConfigError, RequestError, ServerError
 from owl_stream.server.access import Tokens, check_exposure, read_tokens
 from owl_stream.server.sessions import LIFETIME_S, begin_session, open_session
 from tests.support.datasets import small_dataset, write_config
@@ -110,6 +112,16 @@ def test_a_body_that_does_not_arrive_leaves_no_traceback_in_the_log(
         assert read_to_end(sock).startswith(answer)
     assert get(guarded.url + "/health").status == 200
     assert "Traceback" not in guarded.log.read_text()
+
+
+def test_readers_without_a_token_of_ours_are_told_what_to_do(guarded: ServerProcess) -> None:
+    """None and a wrong one have one answer, so the advice is for both; in a trainer and in a terminal."""
+    advice = "a token that was sent is none of this server's"
+    for token in (None, "wrong-0123456789abcdef"):
+        with pytest.raises(ServerError, match=f"pass token= or set OWL_TOKEN; {advice}"):
+            OwlStreamDataset(guarded.url, token=token).state_dict()
+        with pytest.raises(RequestError, match=f"say --token or set OWL_TOKEN; {advice}"):
+            Peer(guarded.url, token).choose(None)
 
 
 @pytest.mark.parametrize("path", ["/docs", "/redoc"])
