@@ -45,13 +45,13 @@ def ended_by(pid: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def two_ranks(work: Callable[[], None]) -> list[int]:
-    """Run `work` in two ranks of one group; returns how they ended."""
+def in_ranks(work: Callable[[], None], world_size: int = 2) -> list[int]:
+    """Run `work` in the ranks of one group; returns how they ended."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    pids = [fork(work, RANK=str(rank), LOCAL_RANK=str(rank), **common) for rank in range(2)]
+    common = {"WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    pids = [fork(work, RANK=str(rank), LOCAL_RANK=str(rank), **common) for rank in range(world_size)]
     return [ended_by(pid) for pid in pids]
 
 
@@ -62,7 +62,7 @@ def main(url: str, directory: Path) -> None:
         ("accelerate", accelerated.train, accelerated.train),
     ):
         place = directory / name
-        ends = two_ranks(lambda: train(url, place / "checkpoints", Log(place / "killed", KILL_AT)))  # noqa: B023
+        ends = in_ranks(lambda: train(url, place / "checkpoints", Log(place / "killed", KILL_AT)))  # noqa: B023
         assert ends == [-signal.SIGKILL, -signal.SIGKILL], (name, ends)
         for run, which, checkpoints in (("resumed", resumed, "checkpoints"), ("undisturbed", train, "others")):
             log = place / run

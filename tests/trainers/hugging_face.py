@@ -20,7 +20,7 @@ EPOCHS, SAVE_STEPS = 3, 5
 
 
 class OwlTrainer(OwlStreamMixin, Trainer):
-    """The Trainer, with the exact token-weighted loss."""
+    """The Trainer as users make it, that also logs rows."""
 
     rows: Log
 
@@ -28,12 +28,6 @@ class OwlTrainer(OwlStreamMixin, Trainer):
         """Log the rows first."""
         self.rows.note(inputs.meta)
         return super().training_step(model, inputs, *args, **kwargs)
-
-    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **_: Any) -> Any:
-        """Undo the Trainer's division by the accumulation steps: the weight is the exact one."""
-        outputs = model(**inputs)
-        loss = outputs["loss"] * inputs.meta.loss_weight * self.args.gradient_accumulation_steps
-        return (loss, outputs) if return_outputs else loss
 
 
 def train(url: str, checkpoints: Path, log: Log, *, workers: int = 0) -> None:

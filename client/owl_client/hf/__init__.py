@@ -1,0 +1,11 @@
+"""For Hugging Face's `Trainer`: a mixin that feeds it as it comes, owns its loss and ties the data to its checkpoints.
+
+    class OwlTrainer(OwlStreamMixin, Trainer): ...
+
+Importing this imports transformers; nothing else of owl_client does.
+"""
+
+from owl_client.hf.checkpoint import STATE_KEY
+from owl_client.hf.mixin import OwlStreamMixin
+
+__all__ = ["STATE_KEY", "OwlStreamMixin"]

@@ -1,0 +1,48 @@
+"""The state of the data, in every checkpoint of the Trainer's and out of it again."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from owl_client.dataset import OwlStreamDataset
+from owl_stream.errors import RequestError
+
+STATE_KEY = "OwlStream"
+"""Where the dataset's state stands among the stateful callbacks of `trainer_state.json`."""
+
+
+class Training(Protocol):
+    """What the callback needs to know of the Trainer."""
+
+    train_dataset: Any
+    last_trained: dict[str, Any] | None
+    """The state after the last micro-batch that was trained on."""
+
+
+class Bookkeeper(TrainerCallback):  # type: ignore[misc] # transformers is not followed by mypy
+    """Puts the state of the data into the Trainer's own, which every checkpoint saves and every rank loads."""
+
+    def __init__(self, trainer: Training) -> None:
+        self._trainer = trainer
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Go on where the checkpoint was written, if this is a resume."""
+        dataset, self._trainer.last_trained = self._trainer.train_dataset, None
+        if not isinstance(dataset, OwlStreamDataset) or state.global_step == 0:
+            return
+        saved = state.stateful_callbacks.get(STATE_KEY)
+        if saved is None:
+            raise RequestError(
+                f"the checkpoint of step {state.global_step} holds no state of the data: it was written without "
+                f"OwlStreamMixin; begin anew, or load a state into the dataset and train from the weights alone"
+            )
+        dataset.load_state_dict(saved)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """A global step is trained: this is what a checkpoint of it must say."""
+        if self._trainer.last_trained is not None:
+            state.stateful_callbacks[STATE_KEY] = self._trainer.last_trained

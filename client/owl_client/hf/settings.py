@@ -1,0 +1,67 @@
+"""Arguments of the Trainer under which rows would be skipped, torn or trained on twice, refused at the start."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import TrainingArguments
+
+from owl_client.dataset import OwlStreamDataset
+from owl_stream.errors import ConfigError
+
+
+def check_training(dataset: OwlStreamDataset, args: TrainingArguments, accelerator: Any) -> None:
+    """Refuse what cannot be exact.
+
+    Raises:
+        ConfigError: the argument is named, and what was expected.
+    """
+    if dataset.evaluate:
+        raise ConfigError(
+            "train_dataset: expected a dataset without evaluate=True, which would train on its epoch 0 again and again"
+        )
+    if not args.ignore_data_skip:
+        raise ConfigError(
+            "TrainingArguments: expected ignore_data_skip=True, for the dataset resumes by itself; Trainer would read "
+            "and throw away what comes after"
+        )
+    if args.gradient_accumulation_steps != dataset.micros_per_step:
+        raise ConfigError(
+            f"TrainingArguments: expected gradient_accumulation_steps={dataset.micros_per_step}, the micro-batches "
+            f"that a rank gets of a global step, got {args.gradient_accumulation_steps}"
+        )
+    check_processes(args, accelerator)
+
+
+def check_evaluation(dataset: OwlStreamDataset, args: TrainingArguments, accelerator: Any) -> None:
+    """As `check_training`, for a dataset that the Trainer evaluates on.
+
+    Raises:
+        ConfigError: the argument is named, and what was expected.
+    """
+    if not dataset.evaluate:
+        raise ConfigError(
+            "eval_dataset: expected OwlStreamDataset(..., evaluate=True), which begins at its beginning each time; "
+            "this one would give other batches at each evaluation"
+        )
+    check_processes(args, accelerator)
+
+
+def check_processes(args: TrainingArguments, accelerator: Any) -> None:
+    """Every process must be one data-parallel rank that computes whole rows.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if args.n_gpu > 1:
+        raise ConfigError(
+            f"one process would cut every tensor for {args.n_gpu} GPUs along its first dimension, and pixel_values "
+            f"have another one than input_ids; start one process per GPU with torchrun or accelerate launch"
+        )
+    parallelism = getattr(accelerator, "parallelism_config", None)
+    for name, what in (("sp_enabled", "sequence"), ("cp_enabled", "context")):
+        if getattr(parallelism, name, False):
+            raise ConfigError(
+                f"parallelism_config: {what} parallelism cuts rows along their length, which media_offset does not "
+                f"survive; use data, tensor or pipeline parallelism"
+            )
