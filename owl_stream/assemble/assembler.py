@@ -25,7 +25,7 @@ from owl_stream.assemble.tokenizer import TokenizerFile
 from owl_stream.config import Recipe
 from owl_stream.errors import OwlStreamError, SampleError, WorkerError
 from owl_stream.layouts import OffsetReport, View, get_layout
-from owl_stream.shards import Quarantined, RowTables, Shard, read_sample
+from owl_stream.shards import Member, Quarantined, RowTables, Shard, read_sample
 from owl_stream.wire import RowInfo, Status
 
 STAGES = ("read", "tokenise", "decode", "resize", "collate", "hash", "cache")
@@ -39,7 +39,8 @@ class Assembled:
     """A frame lies at `start` of the buffer, `nbytes` long. `seconds`: wall time by stage (`STAGES`).
 
     `tokens` are attended, `padding` is what fills the rows up to the longest. `masked`: why rows were masked.
-    `tokenised`: rows whose text was worked out here, and not at indexing.
+    `tokenised`: rows whose text was worked out here, and not at indexing. `suspicious`: pictures that were decoded and
+    sent, and whose decoder warned.
     """
 
     start: int
@@ -53,6 +54,7 @@ class Assembled:
     cache_hits: int = 0
     cache_misses: int = 0
     tokenised: int = 0
+    suspicious: tuple[Quarantined, ...] = ()
 
     @cached_property
     def counts(self) -> dict[str, int]:
@@ -68,6 +70,7 @@ class Assembled:
             "cache_hits": self.cache_hits,
             "cache_misses": self.cache_misses,
             "tokenised": self.tokenised,
+            "suspicious": len(self.suspicious),
             **{f"rows_{status}": self.statuses.count(status) for status in get_args(Status)},
         }
 
@@ -156,6 +159,7 @@ class _Assembly:
         self._clock = Stopwatch(*STAGES)
         self._bad: set[int] = set(job.condemned)
         self._masked: list[Quarantined] = []
+        self._suspicious: list[Quarantined] = []
         self._tokenised = 0
         cache = assembler._cache
         self._cache_began = (cache.hits, cache.misses) if cache is not None else (0, 0)
@@ -189,6 +193,7 @@ class _Assembly:
             padding=max(lengths) * len(lengths) - sum(lengths),
             masked=tuple(self._masked),
             tokenised=self._tokenised,
+            suspicious=tuple(self._suspicious),
             **self._cache_use(),
         )
 
@@ -270,19 +275,23 @@ class _Assembly:
             raise SampleError("decoder_died", reason, shard=shard, key=key, offset=sample.offset)
         if out is not None and row.cache_key and self._cached(row.cache_key, out):
             return
-        first = 0
+        first, suspicious = 0, {}
         for view, picture in row.pictures:
             assert out is not None, "pictures have crops"
             try:
                 with self._clock.stage("decode"):
-                    pixels = self._of._decoder.decode(picture.member.data, picture.header)
+                    pixels, warning = self._of._decoder.decode(picture.member.data, picture.header)
             except SampleError as exc:
                 exc.at(shard=shard, key=key, member=picture.member.name, offset=picture.member.offset)
                 raise
+            if warning:
+                suspicious[picture.member.offset] = _suspicious(shard, key, picture.member, warning)
             with self._clock.stage("resize"):
                 self._of._cutter.cut(pixels, view.grid, out[first : first + view.crops])
             first += view.crops
-        if out is not None and row.cache_key and self._of._cache is not None:
+        self._suspicious += suspicious.values()
+        # What is suspicious is not kept, so that it is counted whenever it is sent.
+        if out is not None and row.cache_key and self._of._cache is not None and not suspicious:
             with self._clock.stage("cache"):
                 self._of._cache.write(row.cache_key, out)
 
@@ -324,6 +333,11 @@ class _Assembly:
     def _begin(self, place: int) -> None:
         self._budget.renew()
         self._progress(place)
+
+
+def _suspicious(shard: str, key: str, member: Member, warning: str) -> Quarantined:
+    detail = f"JPEG: {warning}; perhaps damaged, look at it"
+    return Quarantined(shard, key, member.name, member.offset, "jpeg_suspicious", detail)
 
 
 def _stale(shard: str, row: JobRow, what: str) -> OwlStreamError:

@@ -5,37 +5,44 @@ Indexing calls this for every image, so that costs are known and hostile files a
 
 from __future__ import annotations
 
-import re
+import io
 import struct
 import zlib
 from typing import NamedTuple, NoReturn
 
-from owl_stream.assemble.pillow import open_image
-from owl_stream.errors import SampleError
+from PIL import features
+from PIL.IcoImagePlugin import IcoFile
 
-MAX_JPEG_SCANS = 500
-"""Encoders write about ten; each further scan costs a pass over the whole image."""
+from owl_stream.assemble.jpeg import read_jpeg, refuse_truncated
+from owl_stream.assemble.pillow import open_image, translated
+from owl_stream.errors import SampleError
+from owl_stream.shards.sniff import FORMAT_WORDS, IMAGE_FORMATS, sniff
 
 MAX_PNG_CHUNK_BYTES, MAX_PNG_TEXT_BYTES = 1 << 20, 64 << 20
 """What one compressed text or colour profile chunk may inflate to, and all of a file. Pillow's own limits."""
 
-_MAGIC = {
-    "JPEG": re.compile(rb"\xff\xd8\xff"),
-    "PNG": re.compile(rb"\x89PNG\r\n\x1a\n"),
-    "GIF": re.compile(rb"GIF8[79]a"),
-    "WEBP": re.compile(rb"RIFF.{4}WEBP", re.DOTALL),
-    "TIFF": re.compile(rb"II[*+]\0|MM\0[*+]"),
-    "BMP": re.compile(rb"BM"),
+_FORMATS = {
+    "jpeg": "JPEG",
+    "png": "PNG",
+    "webp": "WEBP",
+    "gif": "GIF",
+    "bmp": "BMP",
+    "tiff": "TIFF",
+    "avif": "AVIF",
+    "ico": "ICO",
+    "pnm": "PPM",
+}
+"""Formats that are decoded, as `sniff` and as Pillow names them. No other of Pillow's decoders ever meets the data."""
+
+_REMEDIES = {
+    "git-lfs": "run `git lfs pull` where the shards were made",
+    "git-annex": "run `git annex get` where the shards were made",
+    "html": "download the picture again: this is what the server answered instead",
+    "xml": "download the picture again: this may be what the server answered instead",
+    "macos": "remove it: it is no picture",
 }
 
-_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]", re.DOTALL)
-"""The next marker in entropy-coded data: neither a stuffed byte (FF00) nor a restart (FFD0 to FFD7).
-
-Begins with one plain byte, which the engine looks for at memory speed: 2 GB/s, not 30 MB/s.
-"""
-
-_SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_SOI, _EOI, _SOS, _TEM = 0xD8, 0xD9, 0xDA, 0x01
+_PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 _PNG_COMPRESSED = (b"zTXt", b"iTXt", b"iCCP")
 
 
@@ -58,16 +65,18 @@ def probe(data: bytes | memoryview, max_pixels: int, *, indexed: bool = False) -
 
     Raises:
         SampleError: `image_empty`, `image_unknown`, `image_header`, `image_too_large`, `jpeg_truncated`,
-            `jpeg_scans` or `png_bomb`.
+            `jpeg_scans`, `png_bomb`, `image_corrupt` or `image_truncated`.
     """
-    name = _format(data)
+    name, channels = _format(data), 0
     if name == "JPEG":
-        width, height, channels = _walk_jpeg(data, whole=not indexed)
+        width, height, channels = _read_jpeg(data, max_pixels, indexed)
+    elif name == "ICO":
+        width, height = _icon_size(data)
     else:
         if name == "PNG":
             _check_png(data)
         with open_image(data, name) as image:
-            (width, height), channels = image.size, 0
+            width, height = image.size
     if width < 1 or height < 1:
         _refuse("image_header", f"{name} header: expected a size from 1 x 1, got {width} x {height}")
     if width * height > max_pixels:
@@ -81,45 +90,59 @@ def probe(data: bytes | memoryview, max_pixels: int, *, indexed: bool = False) -
 def _format(data: bytes | memoryview) -> str:
     if not len(data):
         _refuse("image_empty", "expected an image, got 0 bytes")
-    for name, magic in _MAGIC.items():
-        if magic.match(data):
-            return name
-    return _refuse("image_unknown", f"expected one of {', '.join(_MAGIC)}, got a file that begins {bytes(data[:8])!r}")
+    content = sniff(data)
+    name = _FORMATS.get(content)
+    if name == "AVIF" and not features.check("avif"):
+        _refuse("image_unknown", "an AVIF picture: this Pillow cannot read it; install Pillow 11.3 or later with AVIF")
+    if name is not None:
+        return name
+    got = FORMAT_WORDS.get(content) or f"a file that begins {bytes(data[:8])!r}"
+    remedy = "convert it to JPEG, PNG or WebP" if content in IMAGE_FORMATS else _REMEDIES.get(content, "remove it")
+    return _refuse("image_unknown", f"expected one of {', '.join(_FORMATS.values())}, got {got}; {remedy}")
 
 
-def _walk_jpeg(data: bytes | memoryview, whole: bool) -> tuple[int, int, int]:
-    """Width, height and components of a JPEG, having seen its every marker up to the end of the image (ITU T.81, B.1),
-    or if not `whole` up to the one that tells them.
+def _read_jpeg(data: bytes | memoryview, max_pixels: int, indexed: bool) -> tuple[int, int, int]:
+    width, height, channels, usual, ended = read_jpeg(data, whole=not indexed)
+    if not ended and not _complete(data, max_pixels):
+        refuse_truncated(data)
+    if not usual and not indexed:
+        with open_image(data, "JPEG") as image:
+            if image.size != (width, height):
+                _refuse("image_header", f"JPEG: two sizes, {width} x {height} and {image.width} x {image.height}")
+    return width, height, channels
 
-    A file that ends before its EOI marker is refused, as Pillow does when it decodes.
-    """
-    position, scans, size = 2, 0, None
-    while True:
-        marker = _MARKER.search(data, position)
-        if marker is None:
-            break
-        code, position = marker[0][1], marker.end()
-        if code == _EOI:
-            if size is None or not scans:
-                _refuse("image_header", "JPEG: ends without an image")
-            return size
-        if code in (_SOI, _TEM):
-            continue
-        if position + 2 > len(data):
-            break
-        (length,) = struct.unpack_from(">H", data, position)
-        if code in _SOF and position + 8 <= len(data):
-            height, width, channels = struct.unpack_from(">xxxHHB", data, position)
-            if size is None:
-                size = (width, height, channels)
-                if not whole:
-                    return size
-        if code == _SOS:
-            scans += 1
-            if scans > MAX_JPEG_SCANS:
-                _refuse("jpeg_scans", f"JPEG: expected at most {MAX_JPEG_SCANS} scans, got more")
-        position += max(length, 2)
-    return _refuse("jpeg_truncated", f"JPEG: expected an end-of-image marker, the data ends after {len(data)} bytes")
+
+def _complete(data: bytes | memoryview, max_pixels: int) -> bool:
+    """Whether Pillow finds every pixel in a JPEG that has no end-of-image marker. It is decoded for that."""
+    try:
+        with open_image(data, "JPEG") as image:
+            if image.width * image.height > max_pixels:
+                return False
+            image.load()
+    except SampleError:
+        return False
+    return True
+
+
+def _icon_size(data: bytes | memoryview) -> tuple[int, int]:
+    """The size of the picture in an icon that Pillow takes: the largest. Its own header counts, not the directory's."""
+    with translated("ICO"):
+        icon = IcoFile(io.BytesIO(data))
+        start = icon.entry[0].offset
+        picture = memoryview(data)[start:]
+        if picture[:8] == _PNG_MAGIC:
+            _check_png(picture)
+            width, height = struct.unpack_from(">II", picture, 16)
+        else:
+            width, height = _bitmap_size(picture)
+            height //= 2  # behind the picture comes its mask, and the height is that of both
+    return width, height
+
+
+def _bitmap_size(picture: memoryview) -> tuple[int, int]:
+    (header,) = struct.unpack_from("<I", picture)
+    width, height = struct.unpack_from("<HH" if header == 12 else "<II", picture, 4)
+    return width, height if height < 0xFF000000 else (1 << 32) - height  # negative: the rows go from top to bottom
 
 
 def _check_png(data: bytes | memoryview) -> None:

@@ -7,25 +7,46 @@ its high byte counts, as Pillow itself does for 16-bit colour.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
 from owl_stream.assemble.header import Header
+from owl_stream.assemble.jpeg import scans_alone
 from owl_stream.assemble.pillow import open_image
 from owl_stream.errors import SampleError
 
 Pixels = NDArray[np.uint8]
 """[height, width, 4], C-contiguous: R, G, B and a byte that means nothing. Four bytes are what resizers like."""
 
-_HARMLESS = "extraneous bytes before marker"
-"""libjpeg's warning about padding between segments, which cameras write. Every other warning is a damaged image."""
+_DAMAGE = ("Corrupt JPEG data", "Premature end of JPEG", "Inconsistent progression")
+_STRAY_BYTES = "extraneous bytes before marker"
+"""libjpeg's warning about bytes that belong to nothing. Pillow takes the picture, and so it is taken here. Between
+segments they change no pixel; within a scan they mostly mean that its data was damaged before."""
 
+_OUTSIDE_SCANS = (
+    "bad ICC marker",
+    _STRAY_BYTES,
+    "unknown JFIF",
+    "Unknown Adobe",
+    "Invalid SOS parameters",
+    "Premature end of JPEG",
+)
+"""Warnings that need not be about a scan. libjpeg tells its first only, so one about a scan may hide behind them."""
 
 MAX_KEPT_BYTES = 32 << 20
 """Of a decoder's memory that is used again: a picture of eight megapixels. Fresh memory costs a page fault every 4 KiB,
 which is a tenth of decoding."""
+
+
+class Decoded(NamedTuple):
+    """Pixels, and what makes them suspicious: libjpeg's warning about a scan that Pillow accepts; mostly empty."""
+
+    pixels: Pixels
+    warning: str = ""
 
 
 class Decoder:
@@ -34,7 +55,7 @@ class Decoder:
     def __init__(self) -> None:
         self._memory = np.empty(0, np.uint8)
 
-    def decode(self, data: bytes | memoryview, header: Header) -> Pixels:
+    def decode(self, data: bytes | memoryview, header: Header) -> Decoded:
         """As `decode`, but the pixels are valid only until the next call."""
         nbytes = header.width * header.height * 4
         if nbytes > MAX_KEPT_BYTES:
@@ -44,47 +65,73 @@ class Decoder:
         return decode(data, header, self._memory)
 
 
-def decode(data: bytes | memoryview, header: Header, memory: NDArray[np.uint8] | None = None) -> Pixels:
+def decode(data: bytes | memoryview, header: Header, memory: NDArray[np.uint8] | None = None) -> Decoded:
     """The pixels of an image whose header `probe` has accepted; perhaps a view of `memory`, if that is given.
 
     Raises:
         SampleError: `jpeg_corrupt`, `image_truncated` or `image_corrupt`: damage is never turned into grey pixels.
         MemoryError: there is not enough memory, which is not the sample's fault.
     """
-    pixels = _decode_jpeg(data, header, memory) if header.format == "JPEG" else None
-    if pixels is None:
-        pixels = _decode_with_pillow(data, header)
-    if pixels.shape != (header.height, header.width, 4):
+    decoded = (
+        _decode_jpeg(data, header, memory) if header.format == "JPEG" else Decoded(_decode_with_pillow(data, header))
+    )
+    shape = decoded.pixels.shape
+    if shape != (header.height, header.width, 4):
         raise SampleError(
             "image_corrupt",
             f"{header.format}: the header says {header.width} x {header.height} pixels, "
-            f"the data is {pixels.shape[1]} x {pixels.shape[0]}",
+            f"the data is {shape[1]} x {shape[0]}",
         )
-    return pixels
+    return decoded
 
 
-def _decode_jpeg(data: bytes | memoryview, header: Header, memory: NDArray[np.uint8] | None) -> Pixels | None:
-    """None where libjpeg-turbo's simple interface refuses what Pillow may still take, such as odd subsampling.
+def _decode_jpeg(data: bytes | memoryview, header: Header, memory: NDArray[np.uint8] | None) -> Decoded:
+    """By libjpeg-turbo's simple interface, which tells warnings. Where there are some, or where it refuses what Pillow
+    may still take, such as odd subsampling, the pixels are Pillow's.
 
     A CMYK image is decoded here only to find damage, about which Pillow is silent; its colours are Pillow's.
     """
-    cmyk = header.channels == 4
+    colours, warning = "CMYK" if header.channels == 4 else "RGBX", ""
+    pixels, complaint = _decode_strictly(data, colours, memory)
+    if pixels is not None and colours == "RGBX":
+        return Decoded(pixels)
+    if any(words in complaint for words in _OUTSIDE_SCANS):
+        warning = _warning_of_scans(data, colours, memory)
+    elif complaint.startswith(_DAMAGE):
+        raise SampleError("jpeg_corrupt", f"JPEG: {complaint}")
+    return Decoded(_decode_with_pillow(data, header), warning)
+
+
+def _warning_of_scans(data: bytes | memoryview, colours: str, memory: NDArray[np.uint8] | None) -> str:
+    """What libjpeg warns of when all that is no scan is left out or in order; empty if it is content then.
+
+    Raises:
+        SampleError: `jpeg_corrupt`.
+    """
+    scans = scans_alone(data)
+    _, complaint = _decode_strictly(scans, colours, memory)
+    if _STRAY_BYTES in complaint:
+        padded = scans[:-2].rstrip(b"\0")
+        _, complaint_without = _decode_strictly(padded + b"\xff\xd9", colours, memory)
+        return complaint if complaint_without else ""  # cameras fill up with zeros
+    if complaint.startswith(_DAMAGE):
+        raise SampleError("jpeg_corrupt", f"JPEG: {complaint}")
+    return ""
+
+
+def _decode_strictly(
+    data: bytes | memoryview, colours: str, memory: NDArray[np.uint8] | None
+) -> tuple[Pixels | None, str]:
+    """The pixels, or why there are none: libjpeg's error or its first warning."""
     try:
-        pixels: Pixels = simplejpeg.decode_jpeg(
-            data, "CMYK" if cmyk else "RGBX", fastdct=False, fastupsample=False, buffer=memory
-        )
+        return simplejpeg.decode_jpeg(data, colours, fastdct=False, fastupsample=False, buffer=memory), ""
     except ValueError as exc:
-        message = " ".join(str(exc).split())
-        damaged = message.startswith(("Corrupt JPEG data", "Premature end of JPEG", "Inconsistent progression"))
-        if damaged and _HARMLESS not in message:
-            raise SampleError("jpeg_corrupt", f"JPEG: {message}") from exc
-        return None
-    return None if cmyk else pixels
+        return None, " ".join(str(exc).split())
 
 
 def _decode_with_pillow(data: bytes | memoryview, header: Header) -> Pixels:
     with open_image(data, header.format) as image:
-        if image.mode.startswith("I;16"):
+        if image.mode.startswith("I;16") or (image.mode == "I" and header.format == "PPM"):
             return _widen((np.asarray(image) >> 8).astype(np.uint8))
         return np.asarray(_drop_alpha(image).convert("RGBX"))
 

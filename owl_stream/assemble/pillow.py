@@ -19,6 +19,12 @@ from owl_stream.errors import SampleError
 # Ours is `max_image_pixels`, checked on every header: Pillow's own limit would warn at half of a number nobody chose.
 Image.MAX_IMAGE_PIXELS = None
 
+with contextlib.suppress(ImportError):  # Pillow has AVIF since 11.3
+    from PIL import AvifImagePlugin
+
+    # There is a worker process for each core: more threads would only take cores from each other.
+    AvifImagePlugin.DEFAULT_MAX_THREADS = 1
+
 
 def _silence_libtiff() -> None:
     """libtiff tells stderr about every damaged file, and Pillow has no switch for it: take its handlers away.
@@ -49,12 +55,24 @@ def open_image(data: bytes | memoryview, name: str) -> Iterator[Image.Image]:
         SampleError: `image_truncated` or `image_corrupt`.
         MemoryError: there is not enough memory, which is not the sample's fault.
     """
+    with translated(name):
+        file = io.BytesIO(data)
+        with JpegImageFile(file) if name == "JPEG" else Image.open(file, formats=(name,)) as image:
+            yield image
+
+
+@contextmanager
+def translated(name: str) -> Iterator[None]:
+    """Silence Pillow's warnings in the block, and turn its exceptions about a file of the format `name` into ours.
+
+    Raises:
+        SampleError: `image_truncated` or `image_corrupt`.
+        MemoryError: there is not enough memory, which is not the sample's fault.
+    """
     with _warnings, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            file = io.BytesIO(data)
-            with JpegImageFile(file) if name == "JPEG" else Image.open(file, formats=(name,)) as image:
-                yield image
+            yield
         except (SampleError, MemoryError):
             raise
         except Exception as exc:  # a decoder meets hostile bytes with whatever its code path raises

@@ -22,7 +22,8 @@ from owl_stream.cli.options import (
 from owl_stream.cli.terminal import Bar, emit, printable
 
 if TYPE_CHECKING:
-    from owl_stream.cli.lint import Finding, Report
+    from owl_stream.cli.lint import Report
+    from owl_stream.shards import Quarantined
 
 _WHAT_HAPPENS = {"finding": "unusable shard", "indexing": "quarantined", "assembly": "masked"}
 
@@ -43,7 +44,9 @@ def check(
     """Find every bad sample without training: what would be quarantined, and what would be masked.
 
     Each is listed with shard, key, member, byte offset in the shard, and reason; then come histograms of text tokens,
-    supervised tokens and crops per sample. Exit code 0: all is good. 1: something bad was found. 2: a wrong call.
+    supervised tokens and crops per sample. Pictures that are sent although their decoder warns are listed as
+    suspicious, and what is worth telling about good samples is counted: neither is bad. Exit code 0: all is good.
+    1: something bad was found. 2: a wrong call.
     """
     from owl_stream.cli.lint import lint  # noqa: PLC0415 # see serve
     from owl_stream.engine.cores import usable_cores  # noqa: PLC0415
@@ -67,13 +70,21 @@ def check(
 
 
 def _print(report: Report) -> None:
+    from owl_stream.cli.notes import note_lines  # noqa: PLC0415 # see serve
+
     for finding in report.findings:
-        typer.echo(_line(finding))
+        typer.echo(_line(finding.bad, _WHAT_HAPPENS[finding.stage]))
+    for picture in report.suspicious:
+        typer.echo(_line(picture, "suspicious"))
     reasons = ", ".join(f"{count} x {reason}" for reason, count in report.reasons.items())
     found = f"{len(report.findings)} bad: {reasons}" if report.findings else "nothing bad"
+    if report.suspicious:
+        found += f", {len(report.suspicious)} suspicious"
     typer.echo(
         f"{report.dataset}: {report.shards} shards, {report.samples} samples indexed, {report.decoded} decoded, {found}"
     )
+    for line in note_lines(report.notes):
+        typer.echo(line)
     if report.samples:
         for name, distribution in (
             ("text tokens", report.text_tokens),
@@ -83,7 +94,6 @@ def _print(report: Report) -> None:
             typer.echo("\n".join(distribution.lines(name)))
 
 
-def _line(finding: Finding) -> str:
-    bad = finding.bad
-    place = " ".join(part for part in (bad.shard, bad.key, bad.member) if part)
-    return printable(f"{place} @ {bad.offset}: {bad.detail} [{bad.reason}, {_WHAT_HAPPENS[finding.stage]}]")
+def _line(found: Quarantined, what_happens: str) -> str:
+    place = " ".join(part for part in (found.shard, found.key, found.member) if part)
+    return printable(f"{place} @ {found.offset}: {found.detail} [{found.reason}, {what_happens}]")

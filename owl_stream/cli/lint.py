@@ -48,13 +48,19 @@ class Finding:
 
 @dataclass
 class Report:
-    """What linting one dataset has found. Distributions are over the samples that indexing found good."""
+    """What linting one dataset has found. Distributions are over the samples that indexing found good.
+
+    `suspicious`: pictures that are decoded and sent, and whose decoder warned. `notes`: what is worth telling about
+    good samples, and of how many. Neither is anything bad.
+    """
 
     dataset: str
     shards: int = 0
     samples: int = 0
     decoded: int = 0
     findings: list[Finding] = field(default_factory=list)
+    suspicious: list[Quarantined] = field(default_factory=list)
+    notes: dict[str, int] = field(default_factory=dict)
     text_tokens: Distribution = field(default_factory=Distribution)
     supervised_tokens: Distribution = field(default_factory=Distribution)
     crops: Distribution = field(default_factory=Distribution)
@@ -72,6 +78,8 @@ class Report:
             "decoded": self.decoded,
             "bad": [finding.describe() for finding in self.findings],
             "reasons": self.reasons,
+            "suspicious": [asdict(picture) for picture in self.suspicious],
+            "notes": self.notes,
             "text_tokens": self.text_tokens.describe(),
             "supervised_tokens": self.supervised_tokens.describe(),
             "crops": self.crops.describe(),
@@ -108,15 +116,16 @@ def lint(name: str, config: Config, index_dir: Path | None, processes: int, *, d
         keep_rows=dataset_config.keep_rows,
     ) as index:
         report.findings += [Finding("indexing", bad) for bad in index.quarantine()]
-        report.samples = index.samples
+        report.samples, report.notes = index.samples, dict(index.notes)
         _measure(index, report)
         if decode and index.samples:
             limit = config.server.max_frame_bytes
             alone = Dataset(name, _alone(dataset_config), index, tokenizer, max_frame_bytes=limit)
-            report.findings += asyncio.run(_assemble_all(alone, index, config.server, processes, bar))
+            asyncio.run(_assemble_all(alone, index, config.server, processes, bar, report))
             report.decoded = index.samples
         order = {shard.name: number for number, shard in enumerate(index.shards)}
     report.findings.sort(key=lambda finding: (order.get(finding.bad.shard, -1), finding.bad.offset))
+    report.suspicious.sort(key=lambda picture: (order[picture.shard], picture.offset))
     return report
 
 
@@ -143,17 +152,14 @@ def _measure(index: Index, report: Report) -> None:
 
 
 async def _assemble_all(
-    dataset: Dataset, index: Index, server: ServerConfig, processes: int, bar: Bar
-) -> list[Finding]:
-    findings: list[Finding] = []
+    dataset: Dataset, index: Index, server: ServerConfig, processes: int, bar: Bar, report: Report
+) -> None:
     steps, done = iter(range(dataset.samples)), itertools.count(1)
     engine = ProcessEngine(processes, job_timeout_s=server.job_timeout_s, sample_cpu_s=server.sample_cpu_s)
 
     async def take_turns() -> None:
         for step in steps:
-            bad = await _assemble_one(dataset, index, engine, step)
-            if bad is not None:
-                findings.append(Finding("assembly", bad.printable()))
+            await _assemble_one(dataset, index, engine, step, report)
             number = next(done)
             note = f"{number} of {dataset.samples} samples"
             bar.update(number, dataset.samples, note=note, what=f"decoding {dataset.name}")
@@ -165,19 +171,22 @@ async def _assemble_all(
                 group.create_task(take_turns())
     finally:
         await engine.aclose()
-    return findings
 
 
-async def _assemble_one(dataset: Dataset, index: Index, engine: Engine, step: int) -> Quarantined | None:
+async def _assemble_one(dataset: Dataset, index: Index, engine: Engine, step: int, report: Report) -> None:
     try:
-        (await engine.frame(dataset, Coordinate(0, step, 0, 0, 1, 1))).release()
+        lease = await engine.frame(dataset, Coordinate(0, step, 0, 0, 1, 1))
     except SampleError as exc:
-        return Quarantined(exc.shard, exc.key, exc.member, exc.offset, exc.reason, exc.detail)
+        bad = Quarantined(exc.shard, exc.key, exc.member, exc.offset, exc.reason, exc.detail)
     except OwlStreamError as exc:
         spans = index.spans(np.array([step]))
         shard, offset = index.shards[int(spans.shard[0])].name, int(spans.offset[0])
-        return Quarantined(shard, _key(index, step), "", offset, exc.code, str(exc))
-    return None
+        bad = Quarantined(shard, _key(index, step), "", offset, exc.code, str(exc))
+    else:
+        report.suspicious += [picture.printable() for picture in lease.assembled.suspicious]
+        lease.release()
+        return
+    report.findings.append(Finding("assembly", bad.printable()))
 
 
 def _key(index: Index, sample: int) -> str:

@@ -104,6 +104,8 @@ class Metrics(Collector):
         yield _counter("crop_cache_lookups", found, cache, "dataset", "outcome")
         anew = "Rows that were tokenised at assembly; with `keep_rows` only those whose kept row was not to be had."
         yield _counter("tokenised_rows", anew, each(lambda part: part.counts["tokenised"]), "dataset")
+        odd = "Pictures sent although their decoder warned: they may be damaged."
+        yield _counter("suspicious_images", odd, each(lambda part: part.counts["suspicious"]), "dataset")
         yield _counter("skipped_samples", "Samples found bad at assembly, rows masked.", skipped, "dataset", "reason")
 
     def _streams(self) -> Iterator[Metric]:

@@ -9,7 +9,8 @@ import warnings
 import pytest
 from PIL import Image
 
-from owl_stream.assemble.header import MAX_JPEG_SCANS, probe
+from owl_stream.assemble.header import probe
+from owl_stream.assemble.jpeg import MAX_JPEG_SCANS
 from owl_stream.errors import SampleError
 from tests.support.images import PHOTOS, encode, huge_header, photo, png_bomb, png_chunk, scans_jpeg
 from tests.support.tars import picture

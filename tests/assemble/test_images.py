@@ -25,7 +25,7 @@ JPEGS = ("rocket.jpg", "hubble_deep_field.jpg", "retina.jpg")
 
 def rgb(data: bytes) -> NDArray[np.uint8]:
     """The pixels that assembly sees, uint8 [h, w, 3]."""
-    return decode(data, probe(data, 10**8))[..., :3]
+    return decode(data, probe(data, 10**8)).pixels[..., :3]
 
 
 def refusal(data: bytes) -> str:

@@ -10,7 +10,8 @@ from tests.cli.command import Here
 from tests.cli.faulty_shards import MAX_LENGTH, good, plant_sample_faults, plant_shard_faults, plant_unsupervised
 from tests.support.damage import member_offsets
 from tests.support.datasets import write_config
-from tests.support.tars import write_shard
+from tests.support.images import suspicious_jpeg
+from tests.support.tars import chat, picture, write_shard
 from tests.support.tokenizer import small_tokenizer
 
 
@@ -51,6 +52,30 @@ def test_faults_42_to_52_56_to_62_and_69_to_78_are_found_and_nothing_else(here: 
         "62": "decoder_died",
     }
     assert late["57-holes"]["offset"] == member_offsets(skipping / "56-62.tar")["57-holes.jpg"][1]
+
+
+def test_suspicious_pictures_and_notes_are_told_and_are_not_bad(here: Here, tmp_path: Path) -> None:
+    """A JPEG that libjpeg warns about is sent, and listed; a field nobody knows is counted. The exit code stays 0."""
+    odd = suspicious_jpeg(picture(40, 30))
+    asked = chat(("<|image|>What is it?", "An owl."), flavour="sweet")
+    samples = [good("fine"), ("odd", {"jpg": odd, "json": asked}), ("odder", {"jpg": odd, "json": asked})]
+    write_shard(tmp_path / "train-0.tar", samples)
+    small_tokenizer(tmp_path / "tokenizer.json")
+    config = write_config(tmp_path)
+    done = here("check", "--config", config, "--processes", "1")
+    assert done.returncode == 0, done.stderr
+    assert "3 samples indexed, 3 decoded, nothing bad, 2 suspicious" in done.stdout
+    assert "[jpeg_suspicious, suspicious]" in done.stdout
+    assert "flavour" in done.stdout
+    report = here.json("check", "--config", config, "--processes", "1")
+    (train,) = report["datasets"].values()
+    assert report["clean"]
+    assert not train["bad"]
+    offset = member_offsets(tmp_path / "train-0.tar")["odd.jpg"][1]
+    first, second = train["suspicious"]
+    assert (first["shard"], first["key"], first["member"], first["offset"]) == ("train-0.tar", "odd", "odd.jpg", offset)
+    assert (first["reason"], second["key"]) == ("jpeg_suspicious", "odder")
+    assert list(train["notes"].values()) == [2]
 
 
 def test_fault_79_every_sample_bad_is_a_list_not_a_loop(here: Here, tmp_path: Path) -> None:

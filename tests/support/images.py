@@ -45,6 +45,11 @@ def damaged_jpeg(data: bytes) -> bytes:
     return data[:start] + b"\xff\xd9"
 
 
+def suspicious_jpeg(data: bytes) -> bytes:
+    """A JPEG that Pillow takes and libjpeg warns about: bytes that belong to nothing behind its scan's data."""
+    return data[:-2] + b"stray bytes" * 9 + data[-2:]
+
+
 def png_chunk(kind: bytes, content: bytes) -> bytes:
     """One chunk with its length and CRC."""
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
