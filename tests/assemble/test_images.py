@@ -1,4 +1,7 @@
-"""Decoding: the released processor's pixels, and never grey ones for damaged bytes."""
+"""Decoding: the released processor's pixels, and never grey ones for damaged bytes.
+
+Fault 107 of docs/faults.md.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""JPEGs with mutated segments: where Pillow gives pixels they are the same here, else the fault has a name."""
+"""JPEGs with mutated segments: where Pillow gives pixels they are the same here, else the fault has a name.
+
+Faults 108 and 109 of docs/faults.md.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""`owl-stream check`: every bad sample, nothing else, and what the good ones are like."""
+"""`owl-stream check`: every bad sample, nothing else, and what the good ones are like.
+
+Fault 109 of docs/faults.md.
+"""
 
 from __future__ import annotations
 

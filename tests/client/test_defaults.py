@@ -1,4 +1,7 @@
-"""What a trainer sets for its own tensors (a default device, a default dtype) changes nothing of ours."""
+"""What a trainer sets for its own tensors (a default device, a default dtype) changes nothing of ours.
+
+Fault 120 of docs/faults.md.
+"""
 
 from __future__ import annotations
 

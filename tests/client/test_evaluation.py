@@ -1,4 +1,7 @@
-"""`evaluate=True`: every `for` is the same pass from its beginning, whoever reads and however far it gets."""
+"""`evaluate=True`: every `for` is the same pass from its beginning, whoever reads and however far it gets.
+
+Fault 121 of docs/faults.md.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Several threads of a trainer read one dataset: each batch is delivered to exactly one of them."""
+"""Several threads of a trainer read one dataset: each batch is delivered to exactly one of them.
+
+Fault 119 of docs/faults.md.
+"""
 
 from __future__ import annotations
 

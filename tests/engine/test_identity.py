@@ -1,4 +1,7 @@
-"""Datasets of one server that differ in one thing never get each other's frames."""
+"""Datasets of one server that differ in one thing never get each other's frames.
+
+Fault 115 of docs/faults.md.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The chat text: chunks, labels, and where crops start."""
+"""The chat text: chunks, labels, and where crops start.
+
+Fault 92 of docs/faults.md.
+"""
 
 from __future__ import annotations
 

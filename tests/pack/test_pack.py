@@ -1,4 +1,7 @@
-"""Foreign records become samples that a server reads; what cannot is named with its line."""
+"""Foreign records become samples that a server reads; what cannot is named with its line.
+
+Fault 103 of docs/faults.md.
+"""
 
 from __future__ import annotations
 

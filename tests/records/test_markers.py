@@ -1,4 +1,7 @@
-"""The markers of the usual tools mean media where a record has media; where it has none they are no text by chance."""
+"""The markers of the usual tools mean media where a record has media; where it has none they are no text by chance.
+
+Faults 97, 98 and 99 of docs/faults.md.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Which members a record means, by whatever name it calls them; and what lies beside it that nothing can use."""
+"""Which members a record means, by whatever name it calls them; and what lies beside it that nothing can use.
+
+Faults 100, 101 and 102 of docs/faults.md.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""HEAD where GET works, and answers that HTTP/1.0 can read."""
+"""HEAD where GET works, and answers that HTTP/1.0 can read.
+
+Fault 116 of docs/faults.md.
+"""
 
 from __future__ import annotations
 

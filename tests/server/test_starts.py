@@ -1,4 +1,7 @@
-"""A start that fails says so: in the log, in /health, on the page, and by the exit code. It never waits for ever."""
+"""A start that fails says so: in the log, in /health, on the page, and by the exit code. It never waits for ever.
+
+Faults 95, 110, 111, 112, 113 and 114 of docs/faults.md.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What is no tar is named by what it is, with what to do."""
+"""What is no tar is named by what it is, with what to do.
+
+Fault 106 of docs/faults.md.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Files that operating systems and tools leave between the data are nobody's samples."""
+"""Files that operating systems and tools leave between the data are nobody's samples.
+
+Fault 103 of docs/faults.md.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Tars that the `tar` command writes, held against what it unpacks itself, against tarfile and against webdataset."""
+"""Tars that the `tar` command writes, held against what it unpacks itself, against tarfile and against webdataset.
+
+Faults 103, 104 and 105 of docs/faults.md.
+"""
 
 from __future__ import annotations
 

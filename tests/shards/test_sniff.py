@@ -1,4 +1,7 @@
-"""What a file is by its first bytes: every format by a real or minimal file, and text that only looks like one."""
+"""What a file is by its first bytes: every format by a real or minimal file, and text that only looks like one.
+
+Fault 107 of docs/faults.md.
+"""
 
 from __future__ import annotations
 

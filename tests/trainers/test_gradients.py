@@ -1,4 +1,7 @@
-"""The gradient of a step is that of one large batch, whoever trains, in however many micro-batches and ranks."""
+"""The gradient of a step is that of one large batch, whoever trains, in however many micro-batches and ranks.
+
+Fault 117 of docs/faults.md.
+"""
 
 from __future__ import annotations
 
