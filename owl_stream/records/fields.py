@@ -80,6 +80,7 @@ _RECORD_REFUSED = {
 }
 _TURN_REFUSED = {
     **_ALWAYS,
+    **_refusals(Refusal("loss_mask", _MASK, (False, 0)), "mask masked ignore ignored no_loss exclude"),
     **_refusals(Refusal("media_in_turn", _IN_TURN), "images image image_url image_urls videos video path"),
 }
 

@@ -115,6 +115,8 @@ def test_what_changes_the_meaning_and_cannot_be_honoured_is_refused_by_name(
         ({"role": "user", "content": "a", "images": ["0.jpg"]}, "media_in_turn"),
         ({"role": "assistant", "content": "b", "rejected": "c"}, "preference_pair"),
         ({"role": "assistant", "content": "b", "Loss": False}, "record_field"),
+        ({"role": "assistant", "content": "b", "masked": True}, "loss_mask"),
+        ({"role": "assistant", "content": "b", "ignore": True}, "loss_mask"),
     ],
 )
 def test_what_a_turn_says_and_cannot_be_honoured_is_refused_by_name(
