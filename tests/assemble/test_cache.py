@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from owl_stream.assemble import Assembler, CacheSettings, Dataset
 from owl_stream.assemble.cache import SHELVES, CropCache
 from tests.support.assembly import make_dataset, run_job
-from tests.support.images import damaged_jpeg
+from tests.support.images import damaged_jpeg, suspicious_jpeg
 from tests.support.server import ROOT
 from tests.support.tars import Sample, chat, picture
 
@@ -188,6 +188,23 @@ def test_frames_are_the_same_with_a_cache_cold_and_warm(tmp_path: Path) -> None:
             hits, misses = hits + made.assembled.cache_hits, misses + made.assembled.cache_misses
         counts.append((hits, misses))
     assert counts == [(0, 13), (12, 1), (12, 1)]
+    assembler.close()
+    dataset.close()
+
+
+def test_a_suspicious_picture_is_counted_whenever_it_is_sent(tmp_path: Path) -> None:
+    """Its crops are not kept, so that a second epoch counts it again; those of others are."""
+    (tmp_path / "data").mkdir()
+    odd = suspicious_jpeg(picture(60, 40))
+    samples = [("odd", {"json": chat(("<|image|>What is it?", "An owl.")), "jpg": odd}), *mixed()[:3]]
+    dataset = make_dataset(tmp_path / "data", samples)
+    assembler = cached(dataset, tmp_path / "crops")
+    for hits in (0, 3):
+        assembled = run_job(dataset, dataset.job(0, 0, 0, 0, 1, 4), assembler).assembled
+        (found,) = assembled.suspicious
+        assert (found.key, found.member, found.reason) == ("odd", "odd.jpg", "jpeg_suspicious")
+        assert assembled.statuses == ("ok",) * 4
+        assert (assembled.counts["suspicious"], assembled.cache_hits) == (1, hits)
     assembler.close()
     dataset.close()
 

@@ -7,7 +7,7 @@ import struct
 import warnings
 
 import pytest
-from PIL import Image
+from PIL import Image, features
 
 from owl_stream.assemble.header import probe
 from owl_stream.assemble.jpeg import MAX_JPEG_SCANS
@@ -26,7 +26,7 @@ def refusal(data: bytes, max_pixels: int = PIXELS) -> str:
     return caught.value.reason
 
 
-@pytest.mark.parametrize("fmt", ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF"])
+@pytest.mark.parametrize("fmt", ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM"])
 def test_size_is_read_from_every_format(fmt: str) -> None:
     """A header names format, width and height."""
     header = probe(picture(123, 45, fmt=fmt), PIXELS)
@@ -65,6 +65,97 @@ def test_fault_56_zero_bytes_are_refused() -> None:
 def test_fault_58_wrong_magic_is_refused(data: bytes) -> None:
     """A format off the list is refused by its first bytes, whatever Pillow could do with it."""
     assert refusal(data) == "image_unknown"
+
+
+UNREAD = {
+    "HTML": b"<!DOCTYPE html><html><body>Sign in",
+    "Git LFS": b"version https://git-lfs.github.com/spec/v1\noid sha256:1234\nsize 99999\n",
+    "git-annex": b"/annex/objects/SHA256E-s99999--1234.jpg\n",
+    "XML": b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>",
+    "HEIC": b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(64),
+    "JPEG XL": b"\xff\x0a\xfa\x1f\x01",
+    "JPEG 2000": b"\xff\x4f\xff\x51" + bytes(64),
+    "SVG": b"<svg width='2' height='2'/>",
+    "PDF": b"%PDF-1.7\n",
+    "PSD": b"8BPS\0\1" + bytes(64),
+    "MP4": b"\0\0\0\x18ftypisom\0\0\0\0isomavc1" + bytes(64),
+    "gzip": b"\x1f\x8b\x08" + bytes(64),
+    "zip": b"PK\3\4" + bytes(64),
+    "raw": b"II*\0\x10\0\0\0CR\2\0" + bytes(64),
+    "begins b'BMW": b"BMW builds cars, and this is no picture of one.",
+}
+
+
+@pytest.mark.parametrize("words", UNREAD)
+def test_fault_58_what_is_not_read_is_named_with_a_remedy(words: str) -> None:
+    """Whatever the member's name says it is."""
+    with pytest.raises(SampleError) as caught:
+        probe(UNREAD[words], PIXELS)
+    assert caught.value.reason == "image_unknown"
+    assert words in caught.value.detail
+    remedy = caught.value.detail.rpartition("; ")[2]
+    picture_formats = ("HEIC", "JPEG XL", "JPEG 2000", "SVG", "PSD", "raw")
+    assert ("convert it to JPEG, PNG or WebP" in remedy) == (words in picture_formats)
+    assert ("git lfs pull" in remedy) == (words == "Git LFS")
+
+
+@pytest.mark.parametrize(
+    "fmt", ["EPS", "TGA", "PCX", "SGI", "DDS", "XBM", "ICNS", "JPEG2000", "SPIDER", "MSP", "IM", "QOI"]
+)
+def test_other_decoders_of_pillow_never_meet_the_data(fmt: str) -> None:
+    """The list of formats is closed: what Pillow could do beyond it does not matter."""
+    image = Image.new({"MSP": "1", "XBM": "1", "SPIDER": "F"}.get(fmt, "RGB"), (32, 32))
+    assert refusal(encode(image, fmt)) == "image_unknown"
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow has no AVIF")
+def test_avif_is_read() -> None:
+    """Its size is known before a pixel is decoded, and held against the limit."""
+    data = picture(123, 45, fmt="AVIF")
+    assert probe(data, PIXELS) == ("AVIF", 123, 45, 0)
+    assert refusal(data, 1000) == "image_too_large"
+
+
+def test_avif_without_a_decoder_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An older Pillow has none; the message says what to install."""
+    monkeypatch.setattr(features, "check", lambda feature: False)
+    with pytest.raises(SampleError, match=r"11\.3") as caught:
+        probe(b"\0\0\0\x1cftypavif\0\0\0\0avifmif1miaf" + bytes(64), PIXELS)
+    assert caught.value.reason == "image_unknown"
+
+
+def icon(content: bytes, width: int = 16, height: int = 16, bits: int = 32) -> bytes:
+    """An ICO file with one picture, whatever its directory says of its size."""
+    entry = struct.pack("<BBBBHHII", width, height, 0, 0, 1, bits, len(content), 22)
+    return b"\0\0\1\0\1\0" + entry + content
+
+
+def test_an_icon_has_the_size_of_the_picture_in_it() -> None:
+    """The directory's numbers end at 256; the picture's own header counts, as it does for Pillow."""
+    png = encode(Image.new("RGB", (300, 200), "red"), "PNG")
+    assert probe(icon(png), PIXELS) == ("ICO", 300, 200, 0)
+    bitmap = struct.pack("<IiiHHIIiiII", 40, 30, 2 * 20, 1, 32, 0, 0, 0, 0, 0, 0) + bytes(30 * 20 * 4)
+    assert probe(icon(bitmap), PIXELS) == ("ICO", 30, 20, 0)
+
+
+@pytest.mark.parametrize("kind", ["png", "bitmap"])
+def test_fault_59_an_icon_with_a_huge_picture_is_refused(kind: str) -> None:
+    """Pillow decodes an icon when it opens it: so it is not opened."""
+    bitmap = struct.pack("<IiiHHIIiiII", 40, 50_000, 100_000, 1, 32, 0, 0, 0, 0, 0, 0)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert refusal(icon(huge_header("PNG") if kind == "png" else bitmap)) == "image_too_large"
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 << 10
+
+
+def test_fault_60_a_bomb_in_an_icon_is_refused() -> None:
+    """The PNG in it is held to the limits of a PNG."""
+    assert refusal(icon(png_bomb(b"zTXt"))) == "png_bomb"
+
+
+@pytest.mark.parametrize("header", [b"P6 50000 50000 255 ", b"P4 50000 50000 ", b"P3 50000 50000 255 1 2 3"])
+def test_fault_59_a_huge_pnm_is_refused(header: bytes) -> None:
+    """By its header."""
+    assert refusal(header + bytes(99)) == "image_too_large"
 
 
 @pytest.mark.parametrize("fmt", ["JPEG", "PNG", "BMP", "GIF"])
@@ -139,7 +230,7 @@ def test_trailing_garbage_behind_a_jpeg_is_fine() -> None:
     assert probe(photo("rocket.jpg") + b"\xff\xda" * 1000 + b"garbage", PIXELS).width == 640
 
 
-@pytest.mark.parametrize("fmt", ["PNG", "GIF", "WEBP", "BMP", "TIFF"])
+@pytest.mark.parametrize("fmt", ["PNG", "GIF", "WEBP", "BMP", "TIFF", "ICO"])
 def test_a_header_cut_off_is_refused(fmt: str) -> None:
     """Bytes that end within the header are a typed error for every format."""
     data = picture(64, 48, fmt=fmt)

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, features
 
 from owl_stream.assemble.header import probe
 from owl_stream.assemble.images import decode
@@ -220,6 +220,64 @@ def test_fault_67_the_first_frame_of_an_animation_counts(fmt: str) -> None:
     pixels = rgb(encode(frames[0], fmt, save_all=True, append_images=frames[1:], **options))
     assert pixels.shape == (30, 40, 3)
     assert np.abs(pixels.astype(int) - (255, 0, 0)).max() <= 2
+
+
+ODD_FORMATS = {
+    "bmp": ("BMP", "RGB", {}),
+    "bmp grey": ("BMP", "L", {}),
+    "bmp bit": ("BMP", "1", {}),
+    "bmp palette": ("BMP", "P", {}),
+    "bmp alpha": ("BMP", "RGBA", {}),
+    "ppm": ("PPM", "RGB", {}),
+    "pgm": ("PPM", "L", {}),
+    "pbm": ("PPM", "1", {}),
+    "ico png": ("ICO", "RGB", {}),
+    "ico bitmap": ("ICO", "RGB", {"bitmap_format": "bmp"}),
+    "ico alpha": ("ICO", "RGBA", {"bitmap_format": "bmp"}),
+    "tiff lzw": ("TIFF", "RGB", {"compression": "tiff_lzw"}),
+    "tiff jpeg": ("TIFF", "RGB", {"compression": "jpeg"}),
+    "tiff fax": ("TIFF", "1", {"compression": "group4"}),
+    "tiff alpha": ("TIFF", "RGBA", {}),
+    "tiff big": ("TIFF", "RGB", {"big_tiff": True}),
+    "gif": ("GIF", "P", {}),
+    "webp lossy": ("WEBP", "RGB", {}),
+}
+
+
+@pytest.mark.parametrize("name", ODD_FORMATS)
+def test_every_format_that_is_read_has_pillows_pixels(name: str) -> None:
+    """Whatever the member is called: its content decides."""
+    fmt, mode, options = ODD_FORMATS[name]
+    data = encode(rocket().resize((200, 100)).convert(mode), fmt, **options)
+    assert np.array_equal(rgb(data), released(data))
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow has no AVIF")
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L"])
+def test_avif_has_pillows_pixels(mode: str) -> None:
+    """The first frame where there are several; cut off it is an error."""
+    frames = [rocket(mode).resize((64, 48)), Image.new(mode, (64, 48))]
+    for options in ({}, {"save_all": True, "append_images": frames[1:]}):
+        data = encode(frames[0], "AVIF", **options)
+        assert np.array_equal(rgb(data), released(data))
+        assert refusal(data[: len(data) * 2 // 3]) in ("image_truncated", "image_corrupt")
+
+
+def test_fault_65_a_16_bit_pgm_keeps_its_high_byte() -> None:
+    """As other 16-bit grey does; Pillow would clip it."""
+    levels = np.arange(65536, dtype=np.uint16).reshape(256, 256)
+    data = b"P5 256 256 65535\n" + levels.astype(">u2").tobytes()
+    assert np.array_equal(rgb(data), np.repeat((levels >> 8).astype(np.uint8)[..., None], 3, axis=2))
+
+
+def test_an_icon_with_a_picture_of_another_size_is_taken() -> None:
+    """Pillow warns that its directory says otherwise, and gives the pixels."""
+    png = encode(rocket().resize((300, 200)), "PNG")
+    data = b"\0\0\1\0\1\0" + struct.pack("<BBBBHHII", 16, 16, 0, 0, 1, 32, len(png), 22) + png
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected = released(data)
+    assert np.array_equal(rgb(data), expected)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 65_000), (65_000, 1)])

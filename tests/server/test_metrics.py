@@ -24,6 +24,7 @@ from owl_stream.server.waiting import HALF_LIFE_S, Waiting
 from owl_stream.wire import BatchHeader, parse_frames
 from tests.support.datasets import mixed_samples, small_dataset
 from tests.support.http import connect, get
+from tests.support.images import suspicious_jpeg
 from tests.support.reading import reading
 from tests.support.server import ROOT, ServerProcess
 from tests.support.tars import write_shard
@@ -93,6 +94,21 @@ def test_rows_that_workers_tokenise_are_counted(counted: ServerProcess, tmp_path
         get(server.url + STREAM)
         rows = value(server, "owl_stream_rows_total", status="ok")
         assert value(server, "owl_stream_tokenised_rows_total", dataset="train") == rows == 40
+
+
+def test_suspicious_pictures_are_counted(counted: ServerProcess, tmp_path: Path) -> None:
+    """None among good ones and masked ones; one for each time that it is sent."""
+    assert value(counted, "owl_stream_suspicious_images_total", dataset="train") == 0
+    config = small_dataset(tmp_path, server={"workers": 1})
+    samples = mixed_samples(4, 100)
+    pictures = [files for _, files in samples if "jpg" in files]
+    for files in pictures:
+        files["jpg"] = suspicious_jpeg(files["jpg"])
+    write_shard(tmp_path / "train-00002.tar", samples)
+    with ServerProcess(config) as server:
+        get(server.url + STREAM)
+        assert value(server, "owl_stream_rows_total", status="masked") == 0
+        assert value(server, "owl_stream_suspicious_images_total", dataset="train") == len(pictures) > 0
 
 
 def test_every_stage_has_its_seconds(counted: ServerProcess) -> None:
