@@ -50,7 +50,7 @@ def hugging_face(model_type: type[Named], **settings: Any) -> Callable[[str, int
 
     def train(url: str, accumulation: int, work: Path) -> Trained:
         model, trained = model_type(), Trained()
-        function = settings.get("compute_loss_func")
+        function, evaluate = settings.get("compute_loss_func"), "eval_strategy" in settings
         args = TrainingArguments(
             output_dir=str(work),
             gradient_accumulation_steps=accumulation,
@@ -72,12 +72,14 @@ def hugging_face(model_type: type[Named], **settings: Any) -> Callable[[str, int
             model,
             args,
             train_dataset=dataset_of(url, accumulation),
+            eval_dataset=dataset_of(url, accumulation, evaluate=True) if evaluate else None,
             optimizers=(optimizer, schedule),
             compute_loss_func=function,
             callbacks=[Notes(model, trained)],
         )
         trainer.train()
-        trained.losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
+        logged = "eval_loss" if evaluate else "loss"
+        trained.losses = [line[logged] for line in trainer.state.log_history if logged in line]
         return trained
 
     return train
@@ -152,5 +154,7 @@ WAYS: dict[str, Callable[[str, int, Path], Trained]] = {
     "hf_function_of_count": hugging_face(Named, compute_loss_func=by_count),
     "hf_function_of_mean": hugging_face(Open, compute_loss_func=by_mean),
     "hf_workers": hugging_face(Open, dataloader_num_workers=2),
+    "hf_evaluation": hugging_face(Named, eval_strategy="steps", eval_steps=2),
+    "hf_evaluation_workers": hugging_face(Open, eval_strategy="epoch", dataloader_num_workers=2),
     "accelerate": accelerated,
 }

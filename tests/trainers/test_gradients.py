@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from owl_client import OwlStreamDataset
 from tests.support.datasets import small_dataset
 from tests.support.server import ROOT, ServerProcess
-from tests.trainers.gradients import ROWS, SHARES, Named, Trained, plain
+from tests.trainers.gradients import ROWS, SHARES, Named, Trained, plain, token_losses
+
+pytestmark = pytest.mark.timeout(900)  # some fifty trainings in one fixture, on a machine that may do other things too
 
 SMOOTHING = 0.25
 STEPS = 4
@@ -33,6 +37,8 @@ TORCH_WAYS = [
     "hf_function_of_count",
     "hf_function_of_mean",
     "hf_workers",
+    "hf_evaluation",
+    "hf_evaluation_workers",
     "accelerate",
 ]
 
@@ -62,6 +68,16 @@ def smoothed_loss(model: Any, batch: Any) -> Tensor:
     return ((1 - SMOOTHING) * right + SMOOTHING * logs.mean(-1))[learned].mean()
 
 
+@cache
+def mean_over_epoch(url: str) -> float:
+    """The mean loss over all learned tokens of an epoch's samples, token by token."""
+    model, losses = Named(), []
+    for batch in OwlStreamDataset(url, micro_batch_size=1, evaluate=True):
+        if batch.meta.rows[0].status == "ok":
+            losses.append(token_losses(model(**batch)["logits"], batch["labels"]).detach())
+    return torch.cat(losses).mean().item()
+
+
 @pytest.fixture(scope="module")
 def references(url: str) -> Callable[[str], Trained]:
     """The plain loop over whole steps: one rank, one batch a step."""
@@ -71,7 +87,9 @@ def references(url: str) -> Callable[[str], Trained]:
         objective = smoothed_loss if "smoothing" in way else model_loss
         if objective.__name__ not in known:
             known[objective.__name__] = plain(url, 1, Named(), objective)
-        return known[objective.__name__]
+        whole = known[objective.__name__]
+        times = {"hf_evaluation": 2, "hf_evaluation_workers": 1}.get(way)
+        return whole if times is None else Trained(whole.gradients, [mean_over_epoch(url)] * times)
 
     return reference
 

@@ -20,6 +20,12 @@ from owl_stream.errors import ConfigError
 IGNORED = -100
 """Label of a token that is not learned."""
 
+_OWN_LOSS = (
+    "{name}: compute_loss must be OwlStreamMixin's, which weighs micro-batches and undoes the Trainer's division; put "
+    "OwlStreamMixin before Trainer, and for a loss of your own override mean_loss(model, inputs), which returns the "
+    "mean over the supervised tokens of the micro-batch, and the model's outputs"
+)
+
 
 class OwlStreamMixin:
     """Put before `transformers.Trainer`, whose `train_dataset` is then an `OwlStreamDataset`.
@@ -44,11 +50,7 @@ class OwlStreamMixin:
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if issubclass(cls, Trainer) and cls.compute_loss is not OwlStreamMixin.compute_loss:
-            raise ConfigError(
-                f"{cls.__name__}: compute_loss must be OwlStreamMixin's, which weighs micro-batches and undoes the "
-                f"Trainer's division; put OwlStreamMixin before Trainer, and for a loss of your own override "
-                f"mean_loss(model, inputs), which returns the mean over the batch's supervised tokens, and the outputs"
-            )
+            raise ConfigError(_OWN_LOSS.format(name=cls.__name__))
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -69,6 +71,8 @@ class OwlStreamMixin:
         if not isinstance(dataset, OwlStreamDataset):
             return super().get_train_dataloader()  # type: ignore[misc,no-any-return] # of Trainer
         check_training(dataset, self.args, self.accelerator)
+        if "compute_loss" in vars(self):
+            raise ConfigError(_OWN_LOSS.format(name="this Trainer"))
         workers = self.args.dataloader_num_workers
         return self._loader(dataset, persistent_workers=bool(workers) and self.args.dataloader_persistent_workers)
 
