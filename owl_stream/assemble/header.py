@@ -132,7 +132,8 @@ def _icon_size(data: bytes | memoryview) -> tuple[int, int]:
         picture = memoryview(data)[start:]
         if picture[:8] == _PNG_MAGIC:
             _check_png(picture)
-            width, height = struct.unpack_from(">II", picture, 16)
+            with open_image(picture, "PNG") as image:  # its size may stand behind other chunks
+                width, height = image.size
         else:
             width, height = _bitmap_size(picture)
             height //= 2  # behind the picture comes its mask, and the height is that of both

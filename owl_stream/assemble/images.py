@@ -27,16 +27,6 @@ _STRAY_BYTES = "extraneous bytes before marker"
 """libjpeg's warning about bytes that belong to nothing. Pillow takes the picture, and so it is taken here. Between
 segments they change no pixel; within a scan they mostly mean that its data was damaged before."""
 
-_OUTSIDE_SCANS = (
-    "bad ICC marker",
-    _STRAY_BYTES,
-    "unknown JFIF",
-    "Unknown Adobe",
-    "Invalid SOS parameters",
-    "Premature end of JPEG",
-)
-"""Warnings that need not be about a scan. libjpeg tells its first only, so one about a scan may hide behind them."""
-
 MAX_KEPT_BYTES = 32 << 20
 """Of a decoder's memory that is used again: a picture of eight megapixels. Fresh memory costs a page fault every 4 KiB,
 which is a tenth of decoding."""
@@ -95,10 +85,8 @@ def _decode_jpeg(data: bytes | memoryview, header: Header, memory: NDArray[np.ui
     pixels, complaint = _decode_strictly(data, colours, memory)
     if pixels is not None and colours == "RGBX":
         return Decoded(pixels)
-    if any(words in complaint for words in _OUTSIDE_SCANS):
+    if complaint:  # libjpeg tells its first warning only, so one about a scan may hide behind others
         warning = _warning_of_scans(data, colours, memory)
-    elif complaint.startswith(_DAMAGE):
-        raise SampleError("jpeg_corrupt", f"JPEG: {complaint}")
     return Decoded(_decode_with_pillow(data, header), warning)
 
 

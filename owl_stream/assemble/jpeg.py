@@ -67,12 +67,13 @@ def read_jpeg(data: bytes | memoryview, *, whole: bool) -> JpegHeader:
     Raises:
         SampleError: `image_header`, `jpeg_truncated` or `jpeg_scans`.
     """
-    scans, size, usual, sequential = 0, None, True, False
+    scans, size, usual, sequential, ended = 0, None, True, False, False
     for code, start, end, apart in _segments(data):
         if code == _EOI:
-            if size is None or not scans:
-                _refuse("image_header", "JPEG: ends without an image")
-            return JpegHeader(*size, usual)
+            if size is not None and scans:
+                return JpegHeader(*size, usual)
+            ended, usual = True, False
+            continue
         if not scans:
             usual &= code in _USUAL and not apart and end - start - 2 >= _SHORTEST.get(code, 0)
         if code in _SOF and start + 10 <= len(data) and size is None:
@@ -85,6 +86,8 @@ def read_jpeg(data: bytes | memoryview, *, whole: bool) -> JpegHeader:
             scans += 1
             if scans > MAX_JPEG_SCANS:
                 _refuse("jpeg_scans", f"JPEG: expected at most {MAX_JPEG_SCANS} scans, got more")
+    if ended:
+        _refuse("image_header", "JPEG: ends without an image")
     if size is None or scans != 1 or not sequential:
         refuse_truncated(data)
     return JpegHeader(*size, usual, ended=False)
@@ -106,9 +109,7 @@ def scans_alone(data: bytes | memoryview) -> bytes:
         if scan >= 0:
             parts.append(bytes(data[scan:start]))
             scan = -1
-        if code == _EOI:
-            break
-        if code in _APPLICATION or code in (_COM, _SOI, _TEM):
+        if code in _APPLICATION or code in (_COM, _SOI, _EOI, _TEM):
             continue
         segment = bytes(data[start:end])
         sequential |= code in _SEQUENTIAL
@@ -121,8 +122,11 @@ def scans_alone(data: bytes | memoryview) -> bytes:
 
 
 def _segments(data: bytes | memoryview) -> Iterator[_Segment]:
-    """Every marker behind the SOI, with its content if it has one, up to the first EOI or the end of the data."""
-    position, scan = 2, False
+    """Every marker behind the SOI, with its content if it has one, up to the EOI behind a scan or the end of the data.
+
+    A file may begin with tables alone, between an SOI and an EOI of their own.
+    """
+    position, scan, scans = 2, False, 0
     while (marker := _MARKER.search(data, position)) is not None:
         code, start, end = marker[0][1], marker.start(), marker.end()
         apart = start != position and not scan
@@ -132,9 +136,10 @@ def _segments(data: bytes | memoryview) -> Iterator[_Segment]:
             (length,) = struct.unpack_from(">H", data, end)
             end += max(length, 2)
         yield _Segment(code, start, end, apart)
-        if code == _EOI:
+        if code == _EOI and scans:
             return
         position, scan = end, code == _SOS
+        scans += scan
 
 
 def _refuse(reason: str, detail: str) -> NoReturn:
