@@ -24,7 +24,7 @@ MEASURE_VERSION = 3
 """Raise it when a sample's text, tokens, crops or acceptance change, or the form in which rows are kept: all
 is measured again."""
 
-ASSEMBLY_VERSION = 1
+ASSEMBLY_VERSION = 2
 """Raise it when the pixels or texts of a frame change for equal samples and equal libraries."""
 
 

@@ -20,7 +20,7 @@ from owl_stream.shards.sample import Member, Sample
 from owl_stream.shards.sniff import AUDIO_FORMATS, IMAGE_FORMATS, VIDEO_FORMATS, sniff
 
 _PHOTOGRAPHS = frozenset(("jpg", "jpeg", "jpe", "jfif", "jif", "png", "apng", "webp", "gif", "avif", "heic", "heif"))
-_OTHER_IMAGES = frozenset(("bmp", "dib", "tif", "tiff", "jxl", "jp2", "ico", "pbm", "pgm", "ppm", "pnm"))
+_OTHER_IMAGES = frozenset(("bmp", "dib", "tif", "tiff", "jxl", "jp2", "svg", "ico", "pbm", "pgm", "ppm", "pnm"))
 IMAGE_SUFFIXES = _PHOTOGRAPHS | _OTHER_IMAGES
 VIDEO_SUFFIXES = frozenset(("mp4", "webm", "mov", "avi", "mkv", "m4v", "flv", "wmv", "mpg", "mpeg", "3gp", "ts"))
 AUDIO_SUFFIXES = frozenset(("wav", "mp3", "flac", "ogg", "opus", "m4a", "aac", "wma"))

@@ -78,8 +78,8 @@ OTHERS = {
     "macos": "a macOS resource file (AppleDouble)",
 }
 
-IMAGE_FORMATS = frozenset(PICTURES)
-"""Pictures, whether they can be decoded or not."""
+IMAGE_FORMATS = frozenset(PICTURES) - {"svg"}
+"""Pictures, whether they can be decoded or not. SVG is text as often as a picture: a member that is code, say."""
 VIDEO_FORMATS = frozenset(VIDEOS)
 AUDIO_FORMATS = frozenset(SOUNDS)
 

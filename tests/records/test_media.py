@@ -141,3 +141,11 @@ def test_a_key_that_ends_too_soon_is_explained() -> None:
     error = refused({"05.png": picture(8, 8, 0), "05.txt": b"A dog."})
     assert error.reason == "record_missing"
     assert "a key ends at the first dot" in error.detail
+
+
+def test_code_that_draws_is_no_picture_unless_its_name_says_so() -> None:
+    """An SVG under another name is text beside the picture; under its own it is a picture that cannot be decoded."""
+    svg = b'<svg xmlns="http://www.w3.org/2000/svg"/>'
+    chat = json.dumps(asked("<image>a")).encode()
+    assert len(read({"json": chat, "jpg": picture(8, 8, 0), "code": svg}).images) == 1
+    assert refused({"json": chat, "jpg": picture(8, 8, 0), "svg": svg}).reason == "image_count"

@@ -196,7 +196,7 @@ class OwlStreamMixin:
     def _own_loss(self) -> Iterator[None]:
         """For one micro-batch the loss is ours: newer Trainers can be told that it is scaled."""
         known = hasattr(self, "loss_is_scaled_for_ga")
-        before, self._in_step = getattr(self, "loss_is_scaled_for_ga", None), True
+        before, self._in_step = bool(getattr(self, "loss_is_scaled_for_ga", False)), True
         if known:
             self.loss_is_scaled_for_ga = True
         try:
