@@ -17,6 +17,7 @@ from owl_stream.assemble.words import WordTokenizer
 from owl_stream.config import RELEASED
 from owl_stream.errors import ConfigError, SampleError
 from owl_stream.layouts import Tokens
+from owl_stream.shards.sniff import sniff
 
 # `encode_batch_fast` would start a pool of threads in every worker, of which there is one per core already.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -25,7 +26,6 @@ END_OF_TEXT = "<|endoftext|>"
 SPECIAL_TOKENS = (END_OF_TEXT, "<|im_start|>", "<|im_end|>")
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
-_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _FILE = "tokenizer.json"
 _CACHED_TEXTS, _CACHED_CHARACTERS = 4096, 64
 
@@ -47,7 +47,7 @@ class TokenizerFile:
         Raises:
             ConfigError: the content is no tokenizer, or lacks a special token of the chat text.
         """
-        if self.content.startswith(_LFS_POINTER):
+        if sniff(self.content) == "git-lfs":
             raise ConfigError(
                 f"tokenizer {self.name}: a Git LFS pointer, not the tokenizer: fetch it with `git lfs pull`"
             )

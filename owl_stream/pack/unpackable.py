@@ -13,8 +13,8 @@ from pathlib import Path
 
 from owl_stream.errors import ConfigError
 from owl_stream.shards.media import IMAGE_SUFFIXES
+from owl_stream.shards.sniff import sniff
 
-LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 """What the file begins with that Git puts in the place of a large one."""
 
 _HEAD_BYTES = 1 << 12
@@ -86,7 +86,7 @@ def refuse_unpackable(path: Path) -> None:
 
 def is_lfs_pointer(path: str | Path, nbytes: int) -> bool:
     """Whether a file of `nbytes` holds no data but names them for Git LFS."""
-    return nbytes < _HEAD_BYTES and _head(path).startswith(LFS_POINTER)
+    return nbytes < _HEAD_BYTES and sniff(_head(path)) == "git-lfs"
 
 
 def _head(path: str | Path) -> bytes:
@@ -98,7 +98,7 @@ def _file(path: Path) -> str:
     head, suffix = _head(path), path.suffix[1:].lower()
     if not head:
         return "the file is empty; expected records (JSON or JSON Lines)"
-    if head.startswith(LFS_POINTER):
+    if sniff(head) == "git-lfs":
         return "a Git LFS pointer, not the data: fetch them with `git lfs pull`, and pack again"
     kind = "tar" if head[_TAR_MAGIC] == b"ustar" else suffix
     kind = next((kind for magic, kind in _BY_HEAD.items() if head.startswith(magic)), kind)
@@ -141,7 +141,7 @@ def _folder(path: Path) -> str:
         return f"`datasets` wrote this with save_to_disk: {_TABLE}"
     metadata = path / _METADATA
     if metadata.is_file():
-        return f"{_METADATA} is {_file(metadata)}" if _head(metadata).startswith(LFS_POINTER) else ""
+        return f"{_METADATA} is {_file(metadata)}" if sniff(_head(metadata)) == "git-lfs" else ""
     suffixes: Counter[str] = Counter()
     for suffix in _suffixes(path):
         if suffix in IMAGE_SUFFIXES:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from owl_stream.shards.sniff import sniff
+
 HEAD_BYTES = 512
 """How much of a file `foreign_form` wants to see."""
 
@@ -40,7 +42,6 @@ _TEXTS = {
     b"{": ("JSON", "write shards of it with `owl-stream pack`"),
     b"[": ("JSON", "write shards of it with `owl-stream pack`"),
 }
-_LFS = b"version https://git-lfs.github.com/spec/"
 
 
 def foreign_form(head: bytes) -> tuple[str, str] | None:
@@ -48,7 +49,7 @@ def foreign_form(head: bytes) -> tuple[str, str] | None:
     for magic, form in _COMPRESSED.items():
         if head.startswith(magic):
             return "shard_compressed", f"{form} data, which cannot be read at an offset; decompress it to .tar"
-    if head.startswith(_LFS):
+    if sniff(head) == "git-lfs":
         return "shard_lfs_pointer", "a Git LFS pointer, not the shard itself; run `git lfs pull`"
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     found = next((said for magic, said in _NO_TAR.items() if head.startswith(magic)), None)

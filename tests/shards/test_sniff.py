@@ -196,7 +196,7 @@ def test_pictures_videos_and_sounds_are_apart() -> None:
     [
         ("image", photo("rocket.jpg"), "image"),
         ("0", picture("BMP"), "image"),
-        ("drawing", b"<svg/>", "image"),
+        ("drawing", b"<svg/>", ""),
         ("clip", brands(b"isom", b"avc1"), "video"),
         ("voice", sound(), "audio"),
         ("note", b"BMW builds cars", ""),
@@ -220,11 +220,16 @@ def test_pack_names_a_file_without_a_suffix_by_its_content(tmp_path: Path, fmt: 
 
 
 @pytest.mark.parametrize(
-    ("data", "words"), [(b"8BPS\0\1" + bytes(20), "PSD"), (LFS, "Git LFS"), (b"BMW builds cars", "nor")]
+    ("data", "words", "reason"),
+    [
+        (b"8BPS\0\1" + bytes(20), "PSD", "image_type"),
+        (LFS, "Git LFS", "image_lfs_pointer"),
+        (b"BMW builds cars", "nor", "image_type"),
+    ],
 )
-def test_pack_names_a_file_that_is_no_picture(tmp_path: Path, data: bytes, words: str) -> None:
+def test_pack_names_a_file_that_is_no_picture(tmp_path: Path, data: bytes, words: str, reason: str) -> None:
     """What it is instead is said."""
     (tmp_path / "picture").write_bytes(data)
     with pytest.raises(SampleError, match=words) as caught:
         ImageRoot(tmp_path, allow_outside=False).find("picture")
-    assert caught.value.reason == "image_type"
+    assert caught.value.reason == reason
