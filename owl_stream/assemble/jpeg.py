@@ -29,7 +29,7 @@ _APPLICATION = frozenset(range(_APP0, 0xF0))
 _SEQUENTIAL = frozenset((0xC0, 0xC1))
 
 _USUAL = frozenset((0xC0, 0xC1, 0xC2, _DHT, _DQT, _DRI, _COM, _SOS)) | _APPLICATION - {_APP13}
-"""Markers that both readers take. Pillow refuses some that libjpeg skips: TEM, and Photoshop's APP13 if it is cut off."""
+"""Markers that both readers take. Pillow refuses some that libjpeg skips: TEM, or a Photoshop segment cut off."""
 
 _SHORTEST = {_APP0: 16, _APP2: 16, _APP14: 14}
 """A segment with JFIF, a colour profile or Adobe's is whole at this length; on shorter ones readers differ."""
