@@ -24,12 +24,12 @@ Begins with one plain byte, which the engine looks for at memory speed: 2 GB/s, 
 
 _SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _SOI, _EOI, _SOS, _TEM = 0xD8, 0xD9, 0xDA, 0x01
-_DHT, _DQT, _DRI, _COM, _APP0, _APP2, _APP14 = 0xC4, 0xDB, 0xDD, 0xFE, 0xE0, 0xE2, 0xEE
+_DHT, _DQT, _DRI, _COM, _APP0, _APP2, _APP13, _APP14 = 0xC4, 0xDB, 0xDD, 0xFE, 0xE0, 0xE2, 0xED, 0xEE
 _APPLICATION = frozenset(range(_APP0, 0xF0))
 _SEQUENTIAL = frozenset((0xC0, 0xC1))
 
-_USUAL = frozenset((0xC0, 0xC1, 0xC2, _DHT, _DQT, _DRI, _COM, _SOS)) | _APPLICATION
-"""Markers that both readers take. Pillow refuses some that libjpeg skips, such as TEM."""
+_USUAL = frozenset((0xC0, 0xC1, 0xC2, _DHT, _DQT, _DRI, _COM, _SOS)) | _APPLICATION - {_APP13}
+"""Markers that both readers take. Pillow refuses some that libjpeg skips: TEM, or a Photoshop segment cut off."""
 
 _SHORTEST = {_APP0: 16, _APP2: 16, _APP14: 14}
 """A segment with JFIF, a colour profile or Adobe's is whole at this length; on shorter ones readers differ."""

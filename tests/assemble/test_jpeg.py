@@ -222,6 +222,7 @@ REFUSED = {
     "adobe cut off": insert(segment(0xEE, b"Adobe")),
     "adobe of 6 bytes": insert(segment(0xEE, b"Adobe\0")),
     "jfif cut off": insert(segment(0xE0, b"JFIF\0")),
+    "photoshop without a name": insert(segment(0xED, b"Photoshop 3.0\x008BIM\xf6\xf8")),
     "SOF twice": edit(0xC0, lambda piece: piece * 2),
     "SOF of no lines": edit(0xC0, lambda piece: piece[:5] + b"\0\0" + piece[7:]),
     "SOF of no columns": edit(0xC0, lambda piece: piece[:7] + b"\0\0" + piece[9:]),
