@@ -40,6 +40,7 @@ class OwlStreamMixin:
     """
 
     args: TrainingArguments
+    loss_is_scaled_for_ga: bool | None
     accelerator: Any
     label_names: list[str]
     label_smoother: Any
@@ -196,7 +197,8 @@ class OwlStreamMixin:
     def _own_loss(self) -> Iterator[None]:
         """For one micro-batch the loss is ours: newer Trainers can be told that it is scaled."""
         known = hasattr(self, "loss_is_scaled_for_ga")
-        before, self._in_step = getattr(self, "loss_is_scaled_for_ga", None), True
+        before: bool | None = getattr(self, "loss_is_scaled_for_ga", None)
+        self._in_step = True
         if known:
             self.loss_is_scaled_for_ga = True
         try:
