@@ -235,7 +235,7 @@ class OwlStreamDataset(IterableDataset[Batch]):
                 "no state to go on from; load the state into the dataset that is trained on"
             )
         saved = State.from_dict(state)
-        self._supersede("load_state_dict moved the dataset")
+        self._end_begun("load_state_dict moved the dataset")
         description = self._here().describe(None if force else saved)
         share = self._share(description)
         cursor = start_cursor(saved, description, share)
@@ -278,7 +278,7 @@ class OwlStreamDataset(IterableDataset[Batch]):
             return
         self._resumed = False
         if self._position.cursor != Cursor(epoch, 0, 0) or self._position.read_by_workers:
-            self._supersede("set_epoch moved the dataset")
+            self._end_begun("set_epoch moved the dataset")
             self._position.move(Cursor(epoch, 0, 0))
 
     @property
@@ -380,6 +380,12 @@ class OwlStreamDataset(IterableDataset[Batch]):
         live = before() if before is not None else None
         if live is not None:
             live.close(why)
+
+    def _end_begun(self, why: str) -> None:
+        """End the iterator that lives, unless nothing was asked of it yet: then it begins where the dataset is then."""
+        live = self._live() if self._live is not None else None
+        if live is not None and live.begun:
+            self._supersede(why)
 
     def __getstate__(self) -> dict[str, Any]:
         """For spawned workers: rank and world size are settled here, where `torch.distributed` is initialised."""

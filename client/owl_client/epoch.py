@@ -36,7 +36,7 @@ class EpochIterator(Iterator[Batch]):
     def __init__(self, begin: Callable[[], Pass], yielded: Callable[[Batch], None], counters: Counters) -> None:
         self._begin, self._yielded, self._counters = begin, yielded, counters
         self._pass: Pass | None = None
-        self._ended = False
+        self._ended = self._begun = False
         self._superseded = ""
         self._turn = threading.Lock()
         """Held by the thread that takes a batch, also while it waits for one."""
@@ -59,6 +59,11 @@ class EpochIterator(Iterator[Batch]):
                 self.close()
                 raise StopIteration
             return batch
+
+    @property
+    def begun(self) -> bool:
+        """Whether a batch was asked for."""
+        return self._begun
 
     def close(self, superseded: str = "") -> None:
         """End the thread and the connection; with a reason, a later `next` says it."""
@@ -91,6 +96,7 @@ class EpochIterator(Iterator[Batch]):
             self._refuse_superseded()
             if self._ended or self._pass is not None:
                 return self._pass
+            self._begun = True
         this = self._begin()
         with self._change:
             if not self._ended:

@@ -119,8 +119,9 @@ def main(url: str, directory: Path, library: str) -> None:
     for world_size, accumulation in SHARES:
 
         def ranks(world_size: int = world_size, accumulation: int = accumulation) -> None:
-            rank = os.environ.get("RANK", "0")
+            rank, environ = os.environ["RANK"], dict(os.environ)
             for name, way in ways.items():
+                os.environ.update(environ)  # Lightning takes WORLD_SIZE away when it has trained
                 trained = way(url, accumulation, directory / f"{name}-{world_size}-{accumulation}-{rank}.work")
                 torch.save(trained.__dict__, directory / f"{name}-{world_size}-{accumulation}-{rank}.pt")
 

@@ -108,6 +108,12 @@ def with_torch(url: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run(url, tmp_path_factory.mktemp("torch"), "steps_torch")
 
 
+@pytest.fixture(scope="module")
+def with_lightning(url: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where Lightning has left its."""
+    return run(url, tmp_path_factory.mktemp("lightning"), "steps_lightning")
+
+
 def compare(directory: Path, way: str, share: tuple[int, int], reference: Trained, most: float) -> None:
     """Every rank's gradient of every step, and the loss that was logged."""
     world_size, accumulation = share
@@ -135,3 +141,13 @@ def test_a_step_has_the_plain_loops_gradient(
 ) -> None:
     """With plain DDP, Accelerate, and the Trainer with the mixin alone, whatever the model and the Trainer count."""
     compare(with_torch, way, share, references(way), 1e-9)
+
+
+@pytest.mark.parametrize("share", SHARES, ids=[f"W{w}-accumulation{a}" for w, a in SHARES])
+@pytest.mark.parametrize("way", ["lightning", "lightning_kwargs", "lightning_workers"])
+def test_lightning_has_the_plain_loops_gradient(
+    url: str, way: str, share: tuple[int, int], with_lightning: Path, references: Callable[[str], Trained]
+) -> None:
+    """Also validated in between; the loss that it logs for that is the mean over all tokens of all ranks."""
+    whole = references("hf")
+    compare(with_lightning, way, share, Trained(whole.gradients, [*whole.losses, mean_over_epoch(url)]), 1e-9)

@@ -40,6 +40,7 @@ class OwlStreamMixin:
     """
 
     args: TrainingArguments
+    loss_is_scaled_for_ga: bool | None
     accelerator: Any
     label_names: list[str]
     label_smoother: Any

@@ -1,0 +1,173 @@
+"""For Lightning: a callback that ties the data to its checkpoints, and refuses what would lose or repeat batches.
+
+Lightning adds it to every Trainer by itself (entry point `callbacks_factory`), and it does nothing for other data. Only
+the factories import Lightning: `lightning` and `pytorch_lightning` have a class `Callback` each.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+from owl_client.batch import Batch
+from owl_client.dataset import OwlStreamDataset
+from owl_client.loader import OwlStreamLoader
+from owl_stream.errors import ConfigError, RequestError
+
+log = logging.getLogger("owl_client")
+
+STATE_KEY = "OwlStream"
+"""Where the state of the data stands in a checkpoint."""
+
+
+class Guard:
+    """The hooks. `trainer` is Lightning's; what is read of it is the same in both packages."""
+
+    def __init__(self) -> None:
+        self._before: dict[str, Any] | None = None
+        self._now: dict[str, Any] | None = None
+        """The states after the batch before and after the present one."""
+        self._loaded: dict[str, Any] | None = None
+
+    def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        """Keep the state until the loaders are there."""
+        self._loaded = checkpoint.get(STATE_KEY)
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Check the loader, and move it to where the checkpoint was written; nothing was asked of it yet.
+
+        Raises:
+            ConfigError: a loader or a setting under which batches would be lost, repeated or weighed wrongly.
+            RequestError: the checkpoint has no state of the data, or is of another share in mid-epoch.
+        """
+        found = [each for each in map(_dataset_of, _leaves(trainer.train_dataloader)) if each is not None]
+        self._before = self._now = None
+        if not found:
+            return
+        dataset = found[0]
+        _check_loader(trainer, dataset)
+        begun = trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        if self._loaded is not None:
+            _check_share(self._loaded, dataset, begun)
+            dataset.load_state_dict(self._loaded)
+            self._now, self._loaded = self._loaded, None
+        elif trainer.ckpt_path is not None:
+            raise RequestError(
+                f"{trainer.ckpt_path}: the checkpoint holds no state of the data, so it was written without "
+                f"owl-stream; begin anew, or load a state into the dataset and train from the weights alone"
+            )
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Note the batch that is about to be trained on."""
+        if isinstance(batch, Batch):
+            self._before, self._now = self._now, batch.meta.state
+
+    def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        """Save the state after the last batch that was trained on, also where an exception struck in the next."""
+        if self._now is None:
+            return
+        progress = trainer.fit_loop.epoch_loop.batch_progress.current
+        state = self._now if progress.processed == progress.ready else self._before
+        if state is None:
+            return
+        if state["micro"]:
+            log.warning(
+                "this checkpoint lies within global step %d, whose gradients so far are not saved; save between steps, "
+                "for example with ModelCheckpoint(every_n_train_steps=...)",
+                state["step"],
+            )
+        checkpoint[STATE_KEY] = state
+
+    def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
+        """Validation, and the sanity check before it, must see the same batches each time."""
+        _check_evaluation("val_dataloaders", trainer.val_dataloaders)
+
+    def on_test_start(self, trainer: Any, pl_module: Any) -> None:
+        """As validation."""
+        _check_evaluation("test_dataloaders", trainer.test_dataloaders)
+
+    def on_predict_start(self, trainer: Any, pl_module: Any) -> None:
+        """As validation."""
+        _check_evaluation("predict_dataloaders", trainer.predict_dataloaders)
+
+
+def callbacks() -> list[Any]:
+    """For `lightning`."""
+    from lightning.pytorch.callbacks import Callback  # noqa: PLC0415 # importing owl_client must not import Lightning
+
+    return [type("OwlStreamGuard", (Guard, Callback), {})()]
+
+
+def pytorch_lightning_callbacks() -> list[Any]:
+    """For `pytorch_lightning`."""
+    from pytorch_lightning.callbacks import Callback  # noqa: PLC0415 # as above
+
+    return [type("OwlStreamGuard", (Guard, Callback), {})()]
+
+
+def _leaves(loaders: Any) -> Iterator[Any]:
+    """The loaders in whatever Lightning was given: one, or lists and dicts of some."""
+    if isinstance(loaders, Mapping):
+        loaders = list(loaders.values())
+    elif isinstance(getattr(loaders, "flattened", None), list):  # a CombinedLoader
+        loaders = loaders.flattened
+    if isinstance(loaders, list | tuple):
+        for each in loaders:
+            yield from _leaves(each)
+    elif loaders is not None:
+        yield loaders
+
+
+def _dataset_of(loader: Any) -> OwlStreamDataset | None:
+    dataset = loader if isinstance(loader, OwlStreamDataset) else getattr(loader, "dataset", None)
+    return dataset if isinstance(dataset, OwlStreamDataset) else None
+
+
+def _check_loader(trainer: Any, dataset: OwlStreamDataset) -> None:
+    loaders = list(_leaves(trainer.train_dataloader))
+    if len(loaders) != 1:
+        raise ConfigError(
+            f"train_dataloaders: expected the OwlStreamDataset alone, got {len(loaders)} loaders: their batches would "
+            f"be joined, and steps would no longer be those of the plan"
+        )
+    if dataset.evaluate:
+        raise ConfigError(
+            "train_dataloaders: expected a dataset without evaluate=True, which is epoch 0 in every epoch"
+        )
+    loader = loaders[0]
+    if isinstance(loader, DataLoader) and loader.num_workers and not isinstance(loader, OwlStreamLoader):
+        raise ConfigError(
+            f"train_dataloaders: a {type(loader).__name__} with num_workers={loader.num_workers} cannot say which "
+            f"batches were trained on, so a resume would repeat some and never give others; pass the dataset itself, "
+            f"or OwlStreamLoader(dataset, num_workers={loader.num_workers})"
+        )
+    micros = dataset.micros_per_step
+    if trainer.lightning_module.automatic_optimization and trainer.accumulate_grad_batches != micros:
+        raise ConfigError(
+            f"Trainer: expected accumulate_grad_batches={micros}, the micro-batches that a rank gets of a global step, "
+            f"got {trainer.accumulate_grad_batches}"
+        )
+
+
+def _check_share(state: Mapping[str, Any], dataset: OwlStreamDataset, begun: int) -> None:
+    """Lightning counts batches, so in mid-epoch it takes up its count only where a step has as many as before."""
+    now = dataset.state_dict()
+    was, share = ((each["world_size"], each["micro_batch_size"]) for each in (state, now))
+    if was != share and begun and (state["step"], state["micro"]) != (0, 0):
+        raise RequestError(
+            f"the checkpoint lies in the middle of an epoch of world size {was[0]} and micro-batches of {was[1]}, got "
+            f"{share[0]} and {share[1]}: Lightning goes on with its old count of batches; resume with the old ones, or "
+            f"from a checkpoint at the end of an epoch"
+        )
+
+
+def _check_evaluation(name: str, loaders: Any) -> None:
+    for dataset in map(_dataset_of, _leaves(loaders)):
+        if dataset is not None and not dataset.evaluate:
+            raise ConfigError(
+                f"{name}: expected OwlStreamDataset(..., evaluate=True), which begins at its beginning each time; this "
+                f"one would give other batches at each evaluation"
+            )

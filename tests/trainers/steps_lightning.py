@@ -1,0 +1,186 @@
+"""Ways to train with Lightning, and runs that are killed and resumed.
+
+`python -m tests.trainers.steps_lightning URL DIRECTORY` leaves for each way to read (`NAME/`) what a run was trained on
+until SIGKILL struck it, what the one that resumed was, and what an undisturbed run was.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import nn
+from torch.utils.data import DataLoader
+from torchdata.stateful_dataloader import StatefulDataLoader
+
+from owl_client import OwlStreamDataset, OwlStreamLoader
+from owl_client.lightning import STATE_KEY
+from owl_stream.errors import ConfigError, RequestError
+from tests.trainers.family import ended_by, fork
+from tests.trainers.gradients import Named, Open, Trained, dataset_of, gradients_of
+from tests.trainers.model import Log
+
+EPOCHS, SAVE_STEPS, KILL_AT = 3, 3, (1, 3)
+WORKERS: dict[str, Any] = {"num_workers": 2, "multiprocessing_context": "fork"}
+
+Read = Callable[[OwlStreamDataset], Any]
+READERS: dict[str, Read] = {
+    "dataset": lambda dataset: dataset,
+    "loader": lambda dataset: DataLoader(dataset, batch_size=None),
+    "our_loader": OwlStreamLoader,
+    "our_loader_workers": lambda dataset: OwlStreamLoader(dataset, **WORKERS),
+    "our_loader_kept_workers": lambda dataset: OwlStreamLoader(dataset, persistent_workers=True, **WORKERS),
+}
+
+
+class Module(lightning.LightningModule):
+    """As the snippet of docs/trainers.md; notes gradients, losses, rows and what it is validated on."""
+
+    def __init__(self, model: nn.Module, log: Log | None = None, lr: float = 0.0) -> None:
+        super().__init__()
+        self.model, self.trained, self.rows, self.lr = model, Trained(), log, lr
+        self.step_loss = 0.0
+        self.validated: list[list[tuple[int, int]]] = []
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        """The weighted loss; Lightning divides it by the accumulation."""
+        if self.rows is not None:
+            self.rows.note(batch.meta)
+        loss: torch.Tensor = self.model(**batch)["loss"] * batch.meta.loss_weight
+        self.step_loss += loss.item()
+        return loss * self.trainer.accumulate_grad_batches
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        """A step's gradient is whole."""
+        self.trained.note(gradients_of(self.model))
+        self.trained.losses.append(float(self.trainer.strategy.reduce(torch.tensor(self.step_loss))))
+        self.step_loss = 0.0
+
+    def on_validation_start(self) -> None:
+        """A new pass."""
+        self.validated.append([])
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """The mean over tokens, whatever the batches hold."""
+        self.validated[-1].append((batch.meta.epoch, batch.meta.step))
+        loss = self.model(**batch)["loss"]
+        self.log("val_loss", loss, batch_size=batch.meta.supervised_tokens, sync_dist=True)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Weights that stay, unless told otherwise."""
+        return torch.optim.SGD(self.parameters(), lr=self.lr)
+
+
+def trainer_of(dataset: OwlStreamDataset, work: Path, **options: Any) -> lightning.Trainer:
+    """A Trainer on this rank's CPU."""
+    warnings.filterwarnings("ignore")
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    return lightning.Trainer(
+        accelerator="cpu",
+        devices=world_size,
+        strategy="ddp_find_unused_parameters_true" if world_size > 1 else "auto",
+        accumulate_grad_batches=dataset.micros_per_step,
+        default_root_dir=work,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **options,
+    )
+
+
+def way(model_type: type[Named], read: Read) -> Callable[[str, int, Path], Trained]:
+    """One epoch; validated before, within and after, which must not disturb it."""
+
+    def train(url: str, accumulation: int, work: Path) -> Trained:
+        dataset, module = dataset_of(url, accumulation), Module(model_type())
+        evaluated = dataset_of(url, accumulation, evaluate=True)
+        trainer = trainer_of(dataset, work, max_epochs=1, enable_checkpointing=False, val_check_interval=0.5)
+        trainer.fit(module, read(dataset), evaluated)
+        whole = [(0, step) for step in range(4) for _ in range(accumulation)]
+        assert module.validated == [whole[:2], whole, whole], module.validated
+        module.trained.losses.append(trainer.callback_metrics["val_loss"].item())
+        return module.trained
+
+    return train
+
+
+WAYS = {
+    "lightning": way(Named, READERS["dataset"]),
+    "lightning_kwargs": way(Open, READERS["loader"]),
+    "lightning_workers": way(Open, READERS["our_loader_workers"]),
+}
+
+
+def run(url: str, read: Read, checkpoints: Path, log: Log, save: dict[str, Any]) -> None:
+    """Train for three epochs, from the newest checkpoint if there is one."""
+    dataset = OwlStreamDataset(url, micro_batch_size=2)
+    saving = ModelCheckpoint(checkpoints, filename="{step}", save_top_k=-1, **save)
+    trainer = trainer_of(dataset, checkpoints, max_epochs=EPOCHS, callbacks=[saving])
+    found = sorted(checkpoints.glob("*.ckpt"), key=lambda path: int(path.stem.split("=")[1].split("-")[0]))
+    trainer.fit(Module(Named(), log), read(dataset), ckpt_path=str(found[-1]) if found else None)
+
+
+MIDDLE: dict[str, Any] = {"every_n_train_steps": SAVE_STEPS}
+END: dict[str, Any] = {"save_on_train_epoch_end": True}
+
+
+def main(url: str, directory: Path) -> None:
+    """Every way to read, with checkpoints in mid-epoch; two also with checkpoints at the ends of epochs."""
+    plans = [(name, read, MIDDLE) for name, read in READERS.items()]
+    plans += [(f"{name}-end", READERS[name], END) for name in ("dataset", "loader", "our_loader_workers")]
+    for name, read, save in plans:
+        place = directory / name
+        pid = fork(lambda: run(url, read, place / "checkpoints", Log(place / "killed", KILL_AT), save))  # noqa: B023
+        assert ended_by(pid) == -signal.SIGKILL, name
+        for part, checkpoints in (("resumed", "checkpoints"), ("undisturbed", "others")):
+            log = place / part
+            pid = fork(lambda: run(url, read, place / checkpoints, Log(log, None), save))  # noqa: B023
+            assert ended_by(pid) == 0, (name, part)
+    assert ended_by(fork(lambda: be_refused(url, directory / "refused"))) == 0
+
+
+def be_refused(url: str, directory: Path) -> None:
+    """Loaders, settings and checkpoints under which batches would be lost, repeated or weighed wrongly."""
+
+    def fit(read: Read, micro_batch_size: int = 2, ckpt_path: Path | None = None, **options: Any) -> None:
+        evaluated = options.pop("evaluated", None)
+        dataset = OwlStreamDataset(url, micro_batch_size=micro_batch_size)
+        trainer = trainer_of(dataset, directory, **{"max_epochs": 1, **options})
+        trainer.fit(Module(Named()), read(dataset), evaluated, ckpt_path=ckpt_path)
+
+    for read, message in (
+        (lambda dataset: DataLoader(dataset, batch_size=None, **WORKERS), r"OwlStreamLoader\(dataset, num_workers=2\)"),
+        (lambda dataset: StatefulDataLoader(dataset, batch_size=None, **WORKERS), "cannot say which batches"),
+        (lambda dataset: [dataset, OwlStreamDataset(url, micro_batch_size=2)], "got 2 loaders"),
+        (lambda _: OwlStreamDataset(url, micro_batch_size=2, evaluate=True), "without evaluate=True"),
+        (lambda _: OwlStreamDataset(url, micro_batch_size=1), "expected accumulate_grad_batches=8.* got 4"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            fit(read)
+    for evaluated in (OwlStreamDataset(url), [DataLoader(OwlStreamDataset(url), batch_size=None)]):
+        with pytest.raises(ConfigError, match=r"val_dataloaders: expected OwlStreamDataset\(\.\.\., evaluate=True\)"):
+            fit(READERS["dataset"], evaluated=evaluated)
+    saved, bare = directory / "saved.ckpt", directory / "bare.ckpt"
+    fit(READERS["dataset"], callbacks=[ModelCheckpoint(directory, filename="saved", every_n_train_steps=3)])
+    with pytest.raises(
+        RequestError, match="in the middle of an epoch of world size 1 and micro-batches of 2, got 1 and 4"
+    ):
+        fit(READERS["dataset"], micro_batch_size=4, ckpt_path=saved)
+    checkpoint = torch.load(saved, weights_only=False)
+    assert checkpoint.pop(STATE_KEY)["step"] == 3
+    torch.save(checkpoint, bare)
+    with pytest.raises(RequestError, match="holds no state of the data"):
+        fit(READERS["dataset"], ckpt_path=bare)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))
