@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, Literal
 
 from owl_stream.errors import ConfigError, SampleError
 from owl_stream.pack.documents import Documents
 from owl_stream.pack.entry import Draft, Origin
-from owl_stream.records import IMAGE_MARKER, Message
+from owl_stream.records import (
+    IMAGE_MARKER,
+    Message,
+    RecordOptions,
+    find_conversation,
+    is_conversation,
+    judge_caption,
+)
 from owl_stream.shards.junk import is_junk
 from owl_stream.shards.media import IMAGE_SUFFIXES
 
@@ -23,8 +32,8 @@ class Folder:
     Iterating yields (origin, draft, or the SampleError that it is instead). `position` and `size` count files or bytes.
     """
 
-    def __init__(self, path: Path, prompt: str) -> None:
-        self.path, self._prompt = path, prompt
+    def __init__(self, path: Path, prompt: str, on_unknown_field: Literal["count", "refuse"] = "count") -> None:
+        self.path, self._prompt, self._on_unknown_field = path, prompt, on_unknown_field
         metadata = path / METADATA
         self._documents = Documents(metadata) if metadata.is_file() else None
         self._files = [] if self._documents is not None else _files(path)
@@ -54,10 +63,21 @@ class Folder:
                 continue
             name, text = record.get("file_name"), record.get("text")
             if isinstance(name, str) and name and isinstance(text, str):
-                yield origin, self._draft(name, text)
+                yield origin, self._described(name, text, record)
             else:
                 shown = ", ".join(f"`{field[:40]}`" for field in list(record)[:8]) or "no field at all"
                 yield origin, SampleError("record_field", f"expected `file_name` and `text`, both text, got {shown}")
+
+    def _described(self, name: str, text: str, record: Mapping[str, Any]) -> Draft | SampleError:
+        """The draft of a line of metadata, whose other fields mean what they mean in every record."""
+        others = {field: value for field, value in record.items() if field not in ("file_name", "text")}
+        try:
+            notes = judge_caption(others, RecordOptions(self._on_unknown_field))
+        except SampleError as exc:
+            return exc
+        draft = self._draft(name, text)
+        literal = others.get("literal_markers") is True
+        return draft if isinstance(draft, SampleError) else replace(draft, literal=literal, notes=notes)
 
     def _beside(self) -> Iterator[tuple[Origin, Draft | SampleError]]:
         names = set(self._files)
@@ -77,7 +97,11 @@ class Folder:
 
     def _captioned(self, image: str, caption: str) -> Draft | SampleError:
         path = self.path / caption
+        document = path.with_suffix(".json")
         try:
+            if document.is_file() and find_conversation(memoryview(document.read_bytes()), is_conversation) is not None:
+                detail = f"{document} holds a conversation beside the caption; remove one of them"
+                return SampleError("record_ambiguous", detail)
             if path.stat().st_size > MAX_CAPTION_BYTES:
                 return SampleError("record_too_long", f"{path}: a caption of more than {MAX_CAPTION_BYTES} bytes")
             return self._draft(image, path.read_text(encoding="utf-8-sig"))

@@ -75,7 +75,7 @@ def _source(settings: PackSettings, path: Path) -> tuple[Documents | Folder, Ima
     root = settings.images or (path if path.is_dir() else path.parent)
     if not root.is_dir():
         raise ConfigError(f"--images {root}: no such directory")
-    source = Folder(path, settings.prompt) if path.is_dir() else Documents(path)
+    source = Folder(path, settings.prompt, settings.on_unknown_field) if path.is_dir() else Documents(path)
     return source, ImageRoot(root, allow_outside=settings.allow_outside)
 
 

@@ -5,7 +5,7 @@ Never opens a file, knows no tar and no path: media are names, and who calls say
 
 from owl_stream.records.conversation import Conversation, is_conversation, read_conversation
 from owl_stream.records.document import check_text, find_conversation, parse_json, read_text
-from owl_stream.records.fields import is_empty
+from owl_stream.records.fields import is_empty, judge_caption
 from owl_stream.records.markers import IMAGE_MARKER, VIDEO_MARKER, place_media
 from owl_stream.records.notes import describe_note, note
 from owl_stream.records.options import RecordOptions
@@ -22,6 +22,7 @@ __all__ = [
     "find_conversation",
     "is_conversation",
     "is_empty",
+    "judge_caption",
     "note",
     "parse_json",
     "place_media",

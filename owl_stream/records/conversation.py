@@ -49,8 +49,13 @@ def read_conversation(document: object, options: RecordOptions) -> Conversation:
 
 
 def _messages(fields: Mapping[str, Any], options: RecordOptions, notes: dict[str, None]) -> list[Message]:
-    present = [name for name in vocabulary.CONVERSATIONS if fields.get(name) is not None]
-    asked = fields.get("query") is not None or fields.get("response") is not None
+    given = [name for name in vocabulary.CONVERSATIONS if fields.get(name) is not None]
+    present = [name for name in given if not vocabulary.is_empty(fields[name])] or given[:1]
+    asked = any(not vocabulary.is_empty(fields.get(name)) for name in ("query", "response"))
+    if asked:
+        present = [name for name in present if not vocabulary.is_empty(fields[name])]
+    if present and not vocabulary.is_empty(fields.get("history")):
+        raise SampleError("record_ambiguous", f"both `{present[0]}` and `history`; keep one")
     if len(present) + asked > 1:
         both = [*present, *["query"] * asked]
         raise SampleError("record_ambiguous", f"both `{both[0]}` and `{both[1]}`; keep one")
@@ -66,7 +71,7 @@ def _messages(fields: Mapping[str, Any], options: RecordOptions, notes: dict[str
 def _asked(fields: Mapping[str, Any]) -> list[Message]:
     """ms-swift's older form: `{query, response, history: [[query, response], ...]}`."""
     history = fields.get("history")
-    if history is not None and not isinstance(history, list):
+    if not vocabulary.is_empty(history) and not isinstance(history, list):
         raise SampleError("record_type", f"`history`: expected a list, got {kind(history)}")
     pairs = []
     for at, pair in enumerate(history or []):
@@ -81,7 +86,7 @@ def _asked(fields: Mapping[str, Any]) -> list[Message]:
 
 
 def _with_system(messages: list[Message], fields: Mapping[str, Any]) -> list[Message]:
-    said = [name for name in vocabulary.SYSTEM if not vocabulary.is_empty(fields.get(name))]
+    said = [name for name in vocabulary.SYSTEM if not _says_nothing(fields.get(name))]
     if not said:
         return messages
     texts = {_text(fields[name], f"`{name}`") for name in said}
@@ -94,7 +99,8 @@ def _with_system(messages: list[Message], fields: Mapping[str, Any]) -> list[Mes
 
 
 def _images(fields: Mapping[str, Any]) -> tuple[str, ...] | None:
-    given = {name: _name_list(fields[name], name) for name in vocabulary.IMAGES if fields.get(name) not in (None, "")}
+    said = [name for name in vocabulary.IMAGES if fields.get(name) == [] or not vocabulary.is_empty(fields.get(name))]
+    given = {name: _name_list(fields[name], name) for name in said}
     if len(set(given.values())) > 1:
         first, second = list(given)[:2]
         raise SampleError("record_ambiguous", f"both `{first}` and `{second}`; keep one")
@@ -144,9 +150,14 @@ def _name_list(value: object, field: str) -> tuple[str, ...]:
 
 def _flag(fields: Mapping[str, Any], name: str) -> bool:
     value = fields.get(name)
-    if value is not None and not isinstance(value, bool):
+    if not vocabulary.is_empty(value) and not isinstance(value, bool):
         raise SampleError("record_type", f"`{name}`: expected true or false, got {kind(value)}")
-    return bool(value)
+    return value is True
+
+
+def _says_nothing(value: object) -> bool:
+    """As `is_empty`, but of a text that is to be used: `null` in quotes is one."""
+    return not value.strip() if isinstance(value, str) else vocabulary.is_empty(value)
 
 
 def _text(value: object, where: str) -> str:

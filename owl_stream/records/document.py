@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from owl_stream.errors import SampleError
 
@@ -17,7 +17,9 @@ MAX_DEPTH = 64
 """Nested lists and objects; a conversation needs 3. Far below what any Python's parser can take."""
 
 _UTF8_BOM = b"\xef\xbb\xbf"
-_NAMES_TURNS = re.compile(rb'"(?:messages|conversations)"\s*:\s*\[')
+_NAMES_TURNS = re.compile(
+    r'"(?:messages|conversations)"\s*:\s*\[|"(?:role|from)"\s*:\s*"(?:user|assistant|system|human|gpt)"', re.IGNORECASE
+)
 
 
 def read_text(data: memoryview) -> str:
@@ -68,7 +70,7 @@ def find_conversation(data: memoryview, is_conversation: Callable[[object], bool
     try:
         found = is_conversation(json.loads(raw.decode("utf-8", "replace")))
     except (ValueError, RecursionError):
-        found = _NAMES_TURNS.search(raw) is not None
+        found = any(_NAMES_TURNS.search(raw.decode(form, "replace")) for form in ("utf-8", "utf-16"))
     return parse_json(data) if found else None
 
 
@@ -119,7 +121,16 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON number")
 
 
-_JSON = json.JSONDecoder(parse_constant=_refuse_constant)
+def _with_each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {twice[:64]!r} comes twice in one object")
+    return made
+
+
+_JSON = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_with_each_key_once)
 
 
 def _deeper_than(document: object, limit: int) -> bool:

@@ -7,7 +7,6 @@ Names are compared by their letters and digits, so `rejectedResponse` is `reject
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -23,7 +22,17 @@ VIDEO_FILES = ("video_path", "video_paths", "video_file", "video_files")
 LITERAL = "literal_markers"
 ROLE = ("role", "from")
 TEXT = ("content", "value")
-LEARNED = ("loss", "weight", "loss_scale", "train", "training")
+LEARNED = (
+    "loss",
+    "weight",
+    "loss_scale",
+    "loss_weight",
+    "loss_mask",
+    "train",
+    "training",
+    "trainable",
+    "supervised",
+)
 REMOTE_IMAGES = ("image_url", "image_urls")
 
 _PAIR = "it belongs to a preference pair, and pairs are not built: write one record per answer that is to be learned"
@@ -50,38 +59,51 @@ def _refusals(refusal: Refusal, names: str) -> dict[str, Refusal]:
 
 
 def _folded(name: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", name[:64].lower())
+    return "".join(letter for letter in name[:64].lower() if letter.isalnum())
 
 
 _PREFERENCES = _refusals(
     Refusal("preference_pair", _PAIR),
     "rejected rejected_response rejected_responses rejected_messages rejected_images rejected_videos chosen"
     " chosen_response chosen_responses chosen_messages chosen_images chosen_videos preferred dispreferred"
-    " preferred_output non_preferred_output positive_messages negative_messages kto_tag",
+    " preferred_output non_preferred_output positive_messages negative_messages kto_tag is_rejected desirable",
 )
 _ALWAYS = {
     **_PREFERENCES,
+    **_refusals(Refusal("loss_mask", _MASK, (False,)), "mask_history"),
     **_refusals(
-        Refusal("tools_unsupported", _TOOLS, ("none", "auto")),
+        Refusal("tools_unsupported", _TOOLS, ("none", "auto", False)),
         "tools functions function function_call function_calls tool_choice tool_calls tool_call_id tool_responses",
     ),
     **_refusals(
-        Refusal("thinking_unsupported", _THINKING),
+        Refusal("thinking_unsupported", _THINKING, (False,)),
         "reasoning_content reasoning reasoning_details thinking thoughts thought think chain_of_thought",
     ),
     **_refusals(Refusal("media_unsupported", _AUDIO), "audio audios audio_path audio_paths audio_file input_audio"),
-    **_refusals(Refusal("loss_mask", _MASK, (False,)), "loss_mask label_mask response_mask mask_history"),
+    **_refusals(
+        Refusal("loss_mask", _MASK),
+        "label_mask response_mask completion_mask assistant_masks loss_masks train_on_inputs train_on_prompt"
+        " train_detail training_detail",
+    ),
 }
 _RECORD_REFUSED = {
     **_ALWAYS,
     **_refusals(Refusal("media_unsupported", _VIDEO_FILE), " ".join(VIDEO_FILES)),
-    **_refusals(Refusal("record_weight", _WEIGHT, (True, 1)), "loss weight loss_scale loss_weight sample_weight train"),
-    **_refusals(Refusal("template_unsupported", _TEMPLATE), "chat_template chat_template_kwargs enable_thinking"),
+    **_refusals(
+        Refusal("record_weight", _WEIGHT, (True, 1)),
+        "loss weight loss_scale loss_weight loss_mask sample_weight train trainable",
+    ),
+    **_refusals(
+        Refusal("template_unsupported", _TEMPLATE, (False,)), "chat_template chat_template_kwargs enable_thinking"
+    ),
 }
 _TURN_REFUSED = {
     **_ALWAYS,
-    **_refusals(Refusal("loss_mask", _MASK, (False, 0)), "mask masked ignore ignored no_loss exclude"),
-    **_refusals(Refusal("media_in_turn", _IN_TURN), "images image image_url image_urls videos video path"),
+    **_refusals(Refusal("loss_mask", _MASK), "mask masked masks ignore ignored no_loss exclude"),
+    **_refusals(
+        Refusal("media_in_turn", _IN_TURN),
+        "images image image_url image_urls image_path img videos video video_path media path",
+    ),
 }
 
 _HARMLESS_ANYWHERE = (
@@ -116,11 +138,20 @@ def judge_record(fields: Mapping[str, Any], options: RecordOptions) -> tuple[str
     Raises:
         SampleError: a field that changes what the record means and cannot be honoured, or looks like a misspelt one.
     """
-    label = fields.get("label")
-    if isinstance(label, bool) or (isinstance(label, str) and label.lower() in ("true", "false")):
-        raise _refused("label", label, _PREFERENCES["ktotag"], "")
     _refuse(fields, "", _RECORD_REFUSED)
     return tuple(_unknown(fields, "", _HONOURED, _RECORD_KNOWN, options))
+
+
+def judge_caption(fields: Mapping[str, Any], options: RecordOptions) -> tuple[str, ...]:
+    """Notes about the fields beside a caption, which has room for no conversation.
+
+    Raises:
+        SampleError: as `judge_record`; or a field that only a conversation can honour.
+    """
+    for name in (*CONVERSATIONS, *SYSTEM, *IMAGES, *VIDEOS, "query", "response", "history"):
+        if not is_empty(fields.get(name)):
+            raise SampleError("record_ambiguous", f"both a caption and `{name}`; write the record as `messages`")
+    return judge_record(fields, options)
 
 
 def refuse_turn(turn: Mapping[str, Any], where: str) -> None:
@@ -176,6 +207,8 @@ def _refuse(fields: Mapping[str, Any], where: str, refused: Mapping[str, Refusal
         refusal = refused.get(_folded(name))
         if refusal is not None and not is_empty(value) and value not in refusal.neutral:
             raise _refused(name, value, refusal, where)
+        if _folded(name) == "label" and str(value).lower() in ("true", "false"):
+            raise _refused(name, value, _PREFERENCES["ktotag"], where)
 
 
 def _unknown(

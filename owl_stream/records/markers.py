@@ -20,13 +20,17 @@ _MEANS = {**_OURS, "<image>": IMAGE_MARKER, "<video>": VIDEO_MARKER}
 _MARKER = re.compile("|".join(map(re.escape, _MEANS)))
 _OUR_MARKER = re.compile("|".join(map(re.escape, _OURS)))
 _PLACEHOLDER = re.compile(
-    r"<\|?audio\|?>"  # no layout takes audio
+    r"<\|?audio\|?>|<\|(?:AUDIO|IMAGE|VIDEO)\|>|<speech>"  # no layout takes audio; Qwen's processors in capitals
+    r"|<\|(?:begin|end)_of_(?:image|video)\|>|<\|media_(?:pad|start|end|begin|content)\|>|<\|(?:image_token|img)\|>"
+    r"|<im_(?:start|end|patch)>|\[IMG(?:_BREAK|_END)?\]|<fake_token_around_image>|<__media__>"
+    r"|<(?:image|video)_(?:pad|start|end|newline|token)>|<vi_(?:start|end)>"
+    r"|<img>[^<>]{1,512}</img>"  # Qwen-VL
     r"|<\|(?:image|video|audio|vision)_(?:pad|start|end|bos|eos|\d{1,3})\|>"  # Qwen, Phi
-    r"|<(?:image|video|audio|img)[ _-]?\d{1,3}>"  # numbered: MMMU and others
+    r"|<(?:image|video|audio|img|frame|Image|IMAGE|Video|VIDEO)[ _-]?\d{1,4}>"  # numbered: MMMU and others
     r"|<(?:IMG_CONTEXT|ImageHere|start_of_image|end_of_image|image_soft_token|(?:image|video)[_-]placeholder)>"
     r"|<(?:ref-object|bbox|quad|point)>"  # grounding, to be filled in from `objects`
 )
-_OTHER_CASE = re.compile(r"<\|?(?:image|video|audio)\|?>", re.IGNORECASE)
+_BESIDE_MEDIA = re.compile(r"<\|?(?:image|video|audio)\|?>|</(?:image|video)>|<(?:image|video) ?/>", re.IGNORECASE)
 _AS_TEXT = 'to mean the text itself, add `"literal_markers": true` to the record or to the settings'
 
 
@@ -41,7 +45,7 @@ def place_media(
     marker, means = (_OUR_MARKER, _OURS) if literal else (_MARKER, _MEANS)
     placed = []
     for at, message in enumerate(messages):
-        if "<" not in message.content:
+        if "<" not in message.content and "[IMG" not in message.content:
             placed.append(message)
             continue
         if not literal:
@@ -83,7 +87,7 @@ def _misplaced(found: str, role: str, at: int) -> SampleError:
 def _check_placeholders(message: Message, at: int, *, has_media: bool) -> None:
     found = _PLACEHOLDER.search(message.content)
     if found is None and has_media:
-        found = next((each for each in _OTHER_CASE.finditer(message.content) if each.group() not in _MEANS), None)
+        found = next((each for each in _BESIDE_MEDIA.finditer(message.content) if each.group() not in _MEANS), None)
     if found is not None:
         meant = "write `<image>` or `<video>` where a medium goes, and boxes as the text that is to be learned"
         where = f"turn {at} ({message.role}) holds `{found.group()}`, which stands for nothing here"

@@ -107,6 +107,8 @@ def _read_turn(turn: object, field: str, at: int, options: RecordOptions, notes:
 
 def _one_of(turn: Mapping[str, Any], names: Iterable[str], expected: str, where: str) -> str:
     present = [name for name in names if name in turn]
+    if len(present) > 1:  # tables have both columns, and null in one of them
+        present = [name for name in present if turn[name] is not None] or present[:1]
     if len(present) == 1:
         return present[0]
     if present:

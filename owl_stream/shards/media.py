@@ -77,16 +77,33 @@ def choose_media(
     named = conversation.images
     if named is None:
         if not videos:
-            _refuse_other_media(sample)
+            refuse_other_media(sample)
         return image_members(sample, besides=frozenset([frame.name for video in videos for frame in video])), videos
-    if len(named) == 1 and not _matches(sample, named[0]):
+    if len(named) == 1 and not _matches(sample, named[0]) and _may_be_a_picture(named[0]):
         images = image_members(sample, besides=frozenset([frame.name for video in videos for frame in video]))
         if len(images) == 1:
             return images, videos
-    return tuple([_named(sample, name, "images") for name in named]), videos
+    chosen = [_named(sample, name, "images") for name in named]
+    if len({member.name for member in chosen}) < len(set(named)):
+        detail = (
+            f"`images`: {len(set(named))} different names, but they fit only some members; name members by file name"
+        )
+        raise SampleError("image_ambiguous", detail)
+    return tuple(chosen), videos
 
 
-def _refuse_other_media(sample: Sample) -> None:
+def _may_be_a_picture(name: str) -> bool:
+    """Whether a path that fits no member can be the place where the sample's only picture once lay."""
+    suffix = name.rpartition(".")[2].lower()
+    return suffix not in VIDEO_SUFFIXES and suffix not in AUDIO_SUFFIXES and not name.startswith(("[", "{"))
+
+
+def refuse_other_media(sample: Sample) -> None:
+    """Raise for a video or audio member, which nothing here can use.
+
+    Raises:
+        SampleError: there is one.
+    """
     for member in sample.members:
         if (kind := member_kind(member)) in ("video", "audio"):
             remedy = "extract frames as images, and list them in `videos`" if kind == "video" else "remove it"
@@ -99,10 +116,11 @@ def _refuse_other_media(sample: Sample) -> None:
 
 
 def _matches(sample: Sample, name: str) -> list[Member]:
-    members = sample.members
+    members, name = sample.members, name.removeprefix("./")
     return (
         [member for member in members if member.name == name]
         or [member for member in members if _base_name(member.name) == name]
+        or [member for member in members if member.name.endswith(f".{name}") and member.ext == name.lower()]
         or [member for member in members if member.ext == name.lower()]
         or [member for member in members if _base_name(member.name) == _base_name(name)]
     )
@@ -116,6 +134,9 @@ def _named(sample: Sample, name: str, field: str) -> Member:
         near = difflib.get_close_matches(name[:200], shown[:200], n=1)
         hint = f"did you mean `{near[0]}`?" if near else f"image members: {_listed(images)}"
         raise SampleError("image_unknown", f"`{field}` names {name[:200]!r}, which is no member; {hint}")
+    if len(matches) > 1:
+        fits = ", ".join(member.name for member in matches[:4])
+        raise SampleError("image_ambiguous", f"`{field}` names {name[:200]!r}, which fits {fits}; name it in full")
     if member_kind(matches[0]) != "image":
         raise SampleError("image_type", f"`{field}` names {name[:200]!r}, which is no image; name an image member")
     return _filled(matches[0])

@@ -23,7 +23,7 @@ from owl_stream.records import (
     read_conversation,
     read_text,
 )
-from owl_stream.shards.media import choose_media, image_members
+from owl_stream.shards.media import choose_media, image_members, refuse_other_media
 from owl_stream.shards.sample import Member, Sample
 
 _TEXTS = ("txt", "caption")
@@ -75,6 +75,7 @@ def _read(sample: Sample, options: RecordOptions) -> Record:
 
 def _from_caption(sample: Sample, caption: Member, metadata: Member | None, options: RecordOptions) -> Record:
     images = image_members(sample)
+    refuse_other_media(sample)
     if not images:
         raise SampleError("image_count", "a caption needs at least one image member, got none")
     answer = read_text(caption.data).strip()
@@ -94,8 +95,10 @@ def _from_document(sample: Sample, document: Member, value: object, options: Rec
         raise SampleError("image_missing", detail)
     messages, in_front = place_media(conversation.messages, len(images), len(videos), conversation.literal)
     used = [document, *images, *[frame for video in videos for frame in video]]
-    notes = (*conversation.notes, *in_front, *_unused(sample, used))
-    return Record(tuple(messages), images, videos, notes[:_MOST_NOTES])
+    notes = (*in_front, *conversation.notes, *_unused(sample, used))
+    if len(notes) > _MOST_NOTES:
+        notes = (*notes[: _MOST_NOTES - 1], note("other"))
+    return Record(tuple(messages), images, videos, notes)
 
 
 def _unused(sample: Sample, used: Sequence[Member]) -> tuple[str, ...]:

@@ -36,7 +36,16 @@ def test_two_system_prompts_are_refused_unless_they_are_one() -> None:
 
 
 @pytest.mark.parametrize(
-    "said", [{"loss": False}, {"weight": 0}, {"loss": 0.0}, {"train": False}, {"loss_scale": 0}, {"training": False}]
+    "said",
+    [
+        {"loss": False},
+        {"weight": 0},
+        {"loss": 0.0},
+        {"train": False},
+        {"loss_scale": 0},
+        {"training": False},
+        {"loss_mask": 0},
+    ],
 )
 def test_an_answer_that_is_not_to_be_learned_is_not(said: dict[str, Any], tmp_path: Path) -> None:
     """Per turn; the other answers are learned as ever."""
@@ -88,7 +97,10 @@ def test_a_question_cannot_be_learned() -> None:
         ({"loss": False}, "record_weight"),
         ({"weight": 0.3}, "record_weight"),
         ({"mask_history": True}, "loss_mask"),
-        ({"loss_mask": [0, 1]}, "loss_mask"),
+        ({"loss_mask": [0, 1]}, "record_weight"),
+        ({"label_mask": False}, "loss_mask"),
+        ({"Label": False}, "preference_pair"),
+        ({"history": [["x", "y"]]}, "record_ambiguous"),
         ({"chat_template_kwargs": {"enable_thinking": False}}, "template_unsupported"),
         ({"sytem": "Answer in French."}, "record_field"),
         ({"System": "Answer in French."}, "record_field"),
@@ -192,3 +204,29 @@ def test_the_nearest_guess_is_never_a_field_of_its_own() -> None:
     """`images` is no misspelt `messages`."""
     said = detail({"images": ["0.jpg"], "id": 1}, 1)
     assert said == "expected the field `messages` or `conversations`, got `images`, `id`"
+
+
+def test_names_in_other_alphabets_are_no_known_fields() -> None:
+    """Their letters count: `系统id` is no `id`."""
+    assert in_shard({**asked("a"), "系统id": "Answer in French"}).notes == ("unknown_field:系统id",)
+
+
+def test_a_text_in_quotes_is_a_system_prompt_whatever_it_says() -> None:
+    """`null` as text is a text."""
+    assert turns_of(in_shard({**asked("a"), "system": "null"}))[0] == ("system", "null")
+
+
+def test_empty_columns_of_other_forms_are_no_second_conversation() -> None:
+    """A table with the columns of several forms says only what is filled."""
+    nothing = {"conversations": [], "query": "", "response": "", "history": "", "literal_markers": "", "images": [None]}
+    assert turns_of(in_shard({**asked("a"), **nothing})) == [("user", "a"), ("assistant", "b")]
+    turn = {"role": "user", "content": "a", "from": None, "value": None}
+    record = {"messages": [turn, {"role": "assistant", "content": "b"}], "enable_thinking": False, "thinking": False}
+    assert turns_of(in_shard(record)) == [("user", "a"), ("assistant", "b")]
+
+
+def test_notes_that_are_too_many_are_counted_together() -> None:
+    """What changes the text comes first."""
+    record = in_shard({**asked("a"), **{f"extra field {n}": n + 1 for n in range(20)}}, 1)
+    assert record.notes[0] == "image_in_front"
+    assert record.notes[-1] == "other"

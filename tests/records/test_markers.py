@@ -81,6 +81,15 @@ def test_images_that_nothing_marks_go_in_front_and_are_counted(tmp_path: Path) -
         "<image 1>",
         "<img_2>",
         "<ImageHere>",
+        "<|begin_of_image|>",
+        "<im_start>",
+        "[IMG]",
+        "<|media_pad|>",
+        "<image_pad>",
+        "<|IMAGE|>",
+        "<Image 1>",
+        "<image_0001>",
+        "Picture 1: <img>0.jpg</img>",
         "<image-placeholder>",
         "<ref-object>",
         "<bbox>",
@@ -92,7 +101,7 @@ def test_placeholders_that_nobody_fills_are_never_learned_as_text(placeholder: s
     """Numbered markers, other processors' tokens, grounding."""
     record = asked(placeholder if role == "user" else "a", placeholder if role == "assistant" else "b")
     assert reason(record, images) == "marker_unknown"
-    assert placeholder in detail(record, images)
+    assert placeholder.removeprefix("Picture 1: ") in detail(record, images)
     literal = in_shard({**record, "literal_markers": True}, images)
     assert placeholder in turns_of(literal)[0 if role == "user" else 1][1]
 
@@ -102,7 +111,7 @@ def test_objects_without_placeholders_are_annotations_of_the_picture() -> None:
     assert in_shard(asked("<image>a", objects={"ref": ["dog"], "bbox": [[1, 2, 3, 4]]}), 1).notes == ()
 
 
-@pytest.mark.parametrize("marker", ["<Image>", "<IMAGE>", "<|Image|>"])
+@pytest.mark.parametrize("marker", ["<Image>", "<IMAGE>", "<|Image|>", "</image>", "<image/>"])
 def test_a_marker_in_other_letters_beside_an_image_is_refused(marker: str) -> None:
     """The image would go in front and the marker be learned; without media it is a tag of somebody's language."""
     assert reason(asked(f"{marker}a"), 1) == "marker_unknown"

@@ -149,3 +149,70 @@ def test_code_that_draws_is_no_picture_unless_its_name_says_so() -> None:
     chat = json.dumps(asked("<image>a")).encode()
     assert len(read({"json": chat, "jpg": picture(8, 8, 0), "code": svg}).images) == 1
     assert refused({"json": chat, "jpg": picture(8, 8, 0), "svg": svg}).reason == "image_count"
+
+
+def test_names_that_fit_too_few_or_too_many_members_are_refused() -> None:
+    """No picture is used twice for two names, and none is guessed among several."""
+    one = {"jpg": picture(8, 8, 0), "json": json.dumps(asked("a", images=["front/k.jpg", "back/k.jpg"])).encode()}
+    assert refused(one).reason == "image_ambiguous"
+    two = {"A.jpg": picture(8, 8, 0), "a.jpg": picture(8, 8, 1)}
+    record = read({**two, "json": json.dumps(asked("a", images=["a.jpg", "A.jpg"])).encode()})
+    assert [member.name for member in record.images] == ["k.a.jpg", "k.A.jpg"]
+
+
+@pytest.mark.parametrize("name", ["x.mp4", "['0.jpg', '1.jpg']"])
+def test_a_name_that_is_no_picture_does_not_stand_for_one(name: str) -> None:
+    """A video's path, or a list written as text."""
+    chat = json.dumps(asked("a", image=name)).encode()
+    assert refused({"json": chat, "jpg": picture(8, 8, 0)}).reason == "image_unknown"
+
+
+@pytest.mark.parametrize("ext", ["mp4", "wav"])
+def test_a_video_beside_a_caption_is_not_left_out_in_silence(ext: str) -> None:
+    """As beside a conversation."""
+    assert refused({"jpg": picture(8, 8, 0), "txt": b"A dog.", ext: b"x"}).reason == "media_unsupported"
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        b'[{"from":"human","value":"a"},{"from":"gpt","val',
+        b'{"Messages":[{"role":"user"',
+        json.dumps(asked("a")).encode("utf-16"),
+    ],
+)
+def test_a_damaged_conversation_in_any_form_is_not_replaced_by_the_caption(damaged: bytes) -> None:
+    """A list of turns that was cut, another spelling, another encoding."""
+    assert refused({"jpg": picture(8, 8, 0), "txt": b"A dog.", "json": damaged}).member == "k.json"
+
+
+def test_a_key_that_comes_twice_is_refused() -> None:
+    """Parsers keep the last; nobody can know which was meant."""
+    chat = json.dumps(asked("a", system="x")).encode()
+    error = refused({"json": chat[:-1] + b', "system": ""}'})
+    assert (error.reason, "'system' comes twice" in error.detail) == ("json_malformed", True)
+
+
+def test_fields_beside_a_caption_in_a_folder_are_judged(tmp_path: Path) -> None:
+    """In `metadata.jsonl`, and in a json beside the caption."""
+    from owl_stream.pack import PackSettings, pack
+
+    (tmp_path / "in").mkdir()
+    for at in range(4):
+        (tmp_path / "in" / f"{at}.jpg").write_bytes(picture(8, 8, at))
+    extra: list[dict[str, Any]] = [{"kto_tag": False}, {"system": "French"}, {"mood": 1}, {"literal_markers": True}]
+    lines = [
+        {"file_name": f"{at}.jpg", "text": "a <image> tag" if at == 3 else "a", **more} for at, more in enumerate(extra)
+    ]
+    (tmp_path / "in" / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    made = pack(PackSettings(inputs=(tmp_path / "in",), out=tmp_path / "out"), workers=1)
+    assert [bad.reason for bad in made.bad] == ["preference_pair", "record_ambiguous"]
+    assert (made.samples, made.notes) == (2, {"unknown_field:mood": 1})
+    (tmp_path / "in" / "metadata.jsonl").unlink()
+    for at in range(2):
+        (tmp_path / "in" / f"{at}.txt").write_text("a")
+    (tmp_path / "in" / "0.json").write_text(json.dumps(asked("a")))
+    (tmp_path / "in" / "1.json").write_text('{"url": "x"}')
+    made = pack(PackSettings(inputs=(tmp_path / "in",), out=tmp_path / "other"), workers=1)
+    assert made.samples == 1
+    assert made.bad[0].reason == "record_ambiguous"

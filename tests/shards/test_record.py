@@ -334,7 +334,7 @@ def test_fault_56_members_of_zero_bytes(bad: Sample) -> None:
         (sample(jpg=b"x"), "record_missing"),
         (sample(txt=b"a"), "image_count"),
         (sample(jpg=b"x", txt=b"a", caption=b"b"), "record_ambiguous"),
-        (sample(json=b'{"messages": [], "conversations": []}'), "record_ambiguous"),
+        (sample(json=b'{"messages": [], "conversations": []}'), "record_empty"),
         (sample(json=chat(("a", "b"), images=[], image="x")), "record_ambiguous"),
         (sample(json=chat(("<|image|>", "b"), images=["k.json"])), "image_type"),
         (sample(json=chat(("<|image|>", "b"), images=["0.jgp"]), _0_jpg=b"x", _1_jpg=b"y"), "image_unknown"),
