@@ -16,7 +16,7 @@ from PIL.IcoImagePlugin import IcoFile
 from owl_stream.assemble.jpeg import read_jpeg, refuse_truncated
 from owl_stream.assemble.pillow import open_image, translated
 from owl_stream.errors import SampleError
-from owl_stream.shards.sniff import FORMAT_WORDS, IMAGE_FORMATS, sniff
+from owl_stream.shards.sniff import FORMAT_WORDS, PICTURES, sniff
 
 MAX_PNG_CHUNK_BYTES, MAX_PNG_TEXT_BYTES = 1 << 20, 64 << 20
 """What one compressed text or colour profile chunk may inflate to, and all of a file. Pillow's own limits."""
@@ -97,7 +97,7 @@ def _format(data: bytes | memoryview) -> str:
     if name is not None:
         return name
     got = FORMAT_WORDS.get(content) or f"a file that begins {bytes(data[:8])!r}"
-    remedy = "convert it to JPEG, PNG or WebP" if content in IMAGE_FORMATS else _REMEDIES.get(content, "remove it")
+    remedy = "convert it to JPEG, PNG or WebP" if content in PICTURES else _REMEDIES.get(content, "remove it")
     return _refuse("image_unknown", f"expected one of {', '.join(_FORMATS.values())}, got {got}; {remedy}")
 
 

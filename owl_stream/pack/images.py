@@ -11,7 +11,7 @@ from owl_stream.errors import SampleError
 from owl_stream.pack.entry import ImageFile
 from owl_stream.pack.unpackable import is_lfs_pointer
 from owl_stream.shards.media import IMAGE_SUFFIXES
-from owl_stream.shards.sniff import FORMAT_WORDS, HEAD_BYTES, IMAGE_FORMATS, sniff
+from owl_stream.shards.sniff import FORMAT_WORDS, HEAD_BYTES, PICTURES, sniff
 
 MAX_IMAGE_BYTES = 1 << 30
 
@@ -72,7 +72,7 @@ def _ext(path: str) -> str:
     if ext in IMAGE_SUFFIXES:
         return ext
     got = f"{FORMAT_WORDS[content]}, which is not read" if content else "neither such a suffix nor such content"
-    remedy = "convert it to JPEG, PNG or WebP" if content in IMAGE_FORMATS else "leave it out"
+    remedy = "convert it to JPEG, PNG or WebP" if content in PICTURES else "leave it out"
     raise SampleError(
         "image_type", f"image {path}: expected one of {', '.join(sorted(IMAGE_SUFFIXES))}, got {got}; {remedy}"
     )
