@@ -11,31 +11,27 @@ import torch
 from deepspeed.utils import safe_get_full_grad
 from torch import Tensor
 
-from tests.trainers.gradients import Named, Open, Trained, dataset_of
+from tests.trainers.gradients import ROWS, Named, Open, Trained, dataset_of
+
+SECTION = "DeepSpeed"
 
 
-class Single(Named):
-    """In float32: ZeRO keeps its gradients so."""
-
-    dtype = torch.float32
-
-
-class SingleOpen(Open):
-    """As `Single`, with `**kwargs`."""
+class Single(Open):
+    """In float32: ZeRO keeps its gradients so. With `**kwargs`."""
 
     dtype = torch.float32
 
 
-def way(model_type: type[Named], stage: int) -> Any:
-    """One epoch with weights that stay."""
+def zero(stage: int) -> Any:
+    """One epoch with weights that stay, under a stage of ZeRO."""
 
     def train(url: str, accumulation: int, work: Path) -> Trained:
-        dataset, trained, owl = dataset_of(url, accumulation), Trained(), model_type()
+        dataset, trained, owl = dataset_of(url, accumulation), Trained(), Single()
         engine, *_ = deepspeed.initialize(
             model=owl,
             optimizer=torch.optim.SGD(owl.parameters(), lr=0.0),
             config={
-                "train_micro_batch_size_per_gpu": 8 // (int(os.environ["WORLD_SIZE"]) * accumulation),
+                "train_micro_batch_size_per_gpu": ROWS // (int(os.environ["WORLD_SIZE"]) * accumulation),
                 "gradient_accumulation_steps": dataset.micros_per_step,
                 "zero_optimization": {"stage": stage},
                 "zero_allow_untested_optimizer": True,
@@ -67,4 +63,4 @@ def gradients_of(owl: Named) -> dict[str, Tensor | None]:
     }
 
 
-WAYS = {"deepspeed": way(Single, 1), "deepspeed_kwargs": way(SingleOpen, 1)}
+WAYS = {"deepspeed_zero1": zero(1)}

@@ -33,6 +33,8 @@ from tests.trainers.model import Log
 EPOCHS, SAVE_STEPS, KILL_AT = 3, 3, (1, 3)
 WORKERS: dict[str, Any] = {"num_workers": 2, "multiprocessing_context": "fork"}
 
+SECTION = "Lightning"
+
 Read = Callable[[OwlStreamDataset], Any]
 READERS: dict[str, Read] = {
     "dataset": lambda dataset: dataset,
@@ -75,9 +77,7 @@ class Module(lightning.LightningModule):
         self.validated[-1].append((batch.meta.epoch, batch.meta.step))
         loss = self.model(**batch)["loss"]
         self.val_loss.update(loss, weight=batch.meta.supervised_tokens)
-        self.log(
-            "val_loss", self.val_loss
-        )  # with batch_size= Lightning would round counts of tokens
+        self.log("val_loss", self.val_loss)  # with batch_size= Lightning would round counts of tokens
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Weights that stay, unless told otherwise."""
