@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check bench soak serve wheel format clean
+.PHONY: demo test test-deepspeed check bench soak serve wheel format clean
 
 # The demo's data stay in ./demo, to be looked at.
 demo: $(VENV)/.demo
@@ -13,6 +13,10 @@ demo: $(VENV)/.demo
 # Tests mostly wait for processes and clocks: two files at a time.
 test: $(VENV)/.dev
 	$(BIN)/pytest -n 2 --dist loadfile
+
+# The rest of the tests of trainers. DeepSpeed lies in a folder of its own, where only that test sees it.
+test-deepspeed: $(VENV)/.deepspeed
+	$(BIN)/pytest tests/trainers/test_gradients.py -k deepspeed
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -63,6 +67,11 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/.bench: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) -e '.[dev,bench]'
 	touch $@ $(VENV)/.dev $(VENV)/.demo
+
+# Without its dependencies, most of which are there; those that are not are named. It compiles nothing for CUDA.
+$(VENV)/.deepspeed: constraints.txt | $(VENV)/.dev
+	DS_BUILD_OPS=0 $(PIP) --upgrade --target $(VENV)/deepspeed --no-deps deepspeed hjson ninja py-cpuinfo einops
+	touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) -e '.[dev]'

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from owl_client import OwlStreamDataset
+from tests.trainers import snippets
 from tests.trainers.family import in_ranks
 from tests.trainers.model import VOCABULARY, TinyOwl3
 
@@ -113,8 +114,9 @@ def plain(url: str, accumulation: int, model: nn.Module, objective: Callable[[An
 
 
 def main(url: str, directory: Path, library: str) -> None:
-    """Every way of a library, at every share of a step."""
-    ways: Mapping[str, Callable[[str, int, Path], Trained]] = importlib.import_module(library).WAYS
+    """Every way of a library, at every share of a step; then its section of docs/trainers.md, if it has one."""
+    module = importlib.import_module(library)
+    ways: Mapping[str, Callable[[str, int, Path], Trained]] = module.WAYS
     directory.mkdir(parents=True, exist_ok=True)
     for world_size, accumulation in SHARES:
 
@@ -127,6 +129,9 @@ def main(url: str, directory: Path, library: str) -> None:
 
         ends = in_ranks(ranks, world_size)
         assert ends == [0] * world_size, (library, world_size, accumulation, ends)
+    if section := getattr(module, "SECTION", ""):
+        os.chdir(directory)
+        assert in_ranks(lambda: print(snippets.run(section, url).dataset), 1) == [0], section
 
 
 if __name__ == "__main__":

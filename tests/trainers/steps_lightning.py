@@ -21,6 +21,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 from torch.utils.data import DataLoader
 from torchdata.stateful_dataloader import StatefulDataLoader
+from torchmetrics import MeanMetric
 
 from owl_client import OwlStreamDataset, OwlStreamLoader
 from owl_client.lightning import STATE_KEY
@@ -31,6 +32,8 @@ from tests.trainers.model import Log
 
 EPOCHS, SAVE_STEPS, KILL_AT = 3, 3, (1, 3)
 WORKERS: dict[str, Any] = {"num_workers": 2, "multiprocessing_context": "fork"}
+
+SECTION = "Lightning"
 
 Read = Callable[[OwlStreamDataset], Any]
 READERS: dict[str, Read] = {
@@ -48,7 +51,7 @@ class Module(lightning.LightningModule):
     def __init__(self, model: nn.Module, log: Log | None = None, lr: float = 0.0) -> None:
         super().__init__()
         self.model, self.trained, self.rows, self.lr = model, Trained(), log, lr
-        self.step_loss = 0.0
+        self.step_loss, self.val_loss = 0.0, MeanMetric()
         self.validated: list[list[tuple[int, int]]] = []
 
     def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
@@ -73,7 +76,8 @@ class Module(lightning.LightningModule):
         """The mean over tokens, whatever the batches hold."""
         self.validated[-1].append((batch.meta.epoch, batch.meta.step))
         loss = self.model(**batch)["loss"]
-        self.log("val_loss", loss, batch_size=batch.meta.supervised_tokens, sync_dist=True)
+        self.val_loss.update(loss, weight=batch.meta.supervised_tokens)
+        self.log("val_loss", self.val_loss)  # with batch_size= Lightning would round counts of tokens
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Weights that stay, unless told otherwise."""

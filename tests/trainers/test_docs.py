@@ -1,4 +1,4 @@
-"""docs/trainers.md shows what runs. The libraries that take long to import run theirs in tests/trainers/family.py."""
+"""docs/trainers.md shows what runs. Libraries that take long to import run theirs in their own tests' processes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.datasets import small_dataset
 from tests.support.server import ServerProcess
 from tests.trainers.snippets import run, snippets
 
-IN_THE_FAMILY = {"Hugging Face Trainer", "Accelerate"}
+ELSEWHERE = {"Hugging Face Trainer", "Accelerate", "Lightning", "DeepSpeed"}
 
 
 @pytest.fixture(scope="module")
@@ -26,9 +26,17 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def test_every_section_with_code_is_run_somewhere() -> None:
-    """A section that is added here must be run below or in the family."""
-    here = {"A plain loop", "DataLoader", "StatefulDataLoader", "DDP", "At another world size", "Equal seconds"}
-    assert {title for title, blocks in snippets().items() if blocks} == here | IN_THE_FAMILY
+    """A section that is added here must be run below or with its library."""
+    here = {
+        "A plain loop",
+        "Evaluation",
+        "DataLoader",
+        "StatefulDataLoader",
+        "DDP",
+        "At another world size",
+        "Equal seconds",
+    }
+    assert {title for title, blocks in snippets().items() if blocks} == here | ELSEWHERE
 
 
 def test_the_plain_loop_trains_and_resumes(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,6 +61,17 @@ def test_loaders_give_states_that_resume(url: str) -> None:
     assert len(list(stateful.loader)) == whole - 1
     elastic = run("At another world size", url, {"state": loaded.state})
     assert next(iter(elastic.dataset)).meta.epoch == 1
+
+
+def test_the_evaluation_gives_one_number(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same twice, for the same weights."""
+    torch.manual_seed(0)
+    run("Evaluation", url)
+    first = capsys.readouterr().out
+    torch.manual_seed(0)
+    run("Evaluation", url)
+    assert first.startswith("tensor(")
+    assert capsys.readouterr().out == first
 
 
 def test_times_that_a_trainer_wrote_are_what_fit_cost_reads(

@@ -25,6 +25,9 @@ from tests.trainers.gradients import ROWS, SHARES, Named, Trained, plain, token_
 
 pytestmark = pytest.mark.timeout(900)  # some fifty trainings in one fixture, on a machine that may do other things too
 
+DEEPSPEED = Path(sys.prefix) / "deepspeed"
+"""A folder of its own: transformers and Accelerate import it wherever they see it, which slows every other test."""
+
 SMOOTHING = 0.25
 STEPS = 4
 TORCH_WAYS = [
@@ -97,6 +100,8 @@ def references(url: str) -> Callable[[str], Trained]:
 def run(url: str, directory: Path, library: str) -> Path:
     """All ways of one library, in a process that imports it."""
     environ = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT}/client", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    if library == "steps_deepspeed":
+        environ |= {"PYTHONPATH": f"{environ['PYTHONPATH']}:{DEEPSPEED}", "DS_ACCELERATOR": "cpu"}
     command = [sys.executable, "-m", "tests.trainers.gradients", url, str(directory), f"tests.trainers.{library}"]
     subprocess.run(command, env=environ, cwd=ROOT, check=True)
     return directory
@@ -112,6 +117,14 @@ def with_torch(url: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def with_lightning(url: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where Lightning has left its."""
     return run(url, tmp_path_factory.mktemp("lightning"), "steps_lightning")
+
+
+@pytest.fixture(scope="module")
+def with_deepspeed(url: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where DeepSpeed has left its."""
+    if not DEEPSPEED.is_dir():
+        pytest.skip("DeepSpeed is not installed in this environment: `make test-deepspeed` does that")
+    return run(url, tmp_path_factory.mktemp("deepspeed"), "steps_deepspeed")
 
 
 def compare(directory: Path, way: str, share: tuple[int, int], reference: Trained, most: float) -> None:
@@ -151,3 +164,11 @@ def test_lightning_has_the_plain_loops_gradient(
     """Also validated in between; the loss that it logs for that is the mean over all tokens of all ranks."""
     whole = references("hf")
     compare(with_lightning, way, share, Trained(whole.gradients, [*whole.losses, mean_over_epoch(url)]), 1e-9)
+
+
+@pytest.mark.parametrize("share", SHARES, ids=[f"W{w}-accumulation{a}" for w, a in SHARES])
+def test_deepspeed_has_the_plain_loops_gradient(
+    share: tuple[int, int], with_deepspeed: Path, references: Callable[[str], Trained]
+) -> None:
+    """ZeRO stage 1, whose gradients are float32 and lie in parts on the ranks."""
+    compare(with_deepspeed, "deepspeed_zero1", share, references("deepspeed"), 1e-6)
