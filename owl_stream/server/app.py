@@ -115,12 +115,13 @@ async def _open(
         await state.engine.start()
         for dataset in state.catalogue.datasets():
             await state.engine.prepare(dataset)
-        on_ready([dataset.name for dataset in state.catalogue.datasets()])
     except Exception as exc:  # of whatever kind: nobody awaits this
         if not state.catalogue.stopped:
             ours = isinstance(exc, OwlStreamError)
             log.log(logging.DEBUG if ours else logging.ERROR, "opening datasets failed", exc_info=exc)
-            on_failure(exc if isinstance(exc, OwlStreamError) else MachineError.of(exc, "cannot begin to serve"))
+            on_failure(exc if isinstance(exc, OwlStreamError) else MachineError.of(exc, "cannot start workers"))
+    else:
+        on_ready([dataset.name for dataset in state.catalogue.datasets()])
 
 
 async def _give_up(state: ServerState, opening: asyncio.Task[None]) -> None:
