@@ -17,7 +17,6 @@
     │   ├── FrameError               bytes that are not a valid frame
     │   ├── ProtocolVersionError     the peer speaks another version
     │   └── ServerError              the server answered with an error that will not pass
-    ├── MachineError             the machine's: no descriptor, shared memory, process or room is left
     └── TemporaryError           nobody's: try again
         ├── PeerGoneError            the connection broke, went silent, or closed without `end`
         ├── ServerBusyError          the server asks to come back later
@@ -31,7 +30,6 @@ A message carries place, expected, got and remedy, in that order.
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Mapping
 
 
@@ -201,41 +199,6 @@ class ServerError(PeerError):
     def __init__(self, message: str, server_code: str = "", status: int = 0) -> None:
         super().__init__(message)
         self.server_code, self.status = server_code, status
-
-
-_REMEDIES = {
-    errno.EMFILE: "raise the limit of open files (`ulimit -n`)",
-    errno.ENFILE: "raise the system's limit of open files (`sysctl fs.file-max`)",
-    errno.EAGAIN: "raise the limit of processes (`ulimit -u`, a container's `pids_limit`)",
-    errno.ENOMEM: "give it more memory, or use fewer workers",
-    errno.ENOSPC: "make room there",
-    errno.EROFS: "make it writable",
-    errno.EACCES: "make it readable and writable for this user",
-    errno.EPERM: "allow it to this user, or to the container",
-}
-_SHARED_MEMORY = "/dev/shm"
-
-
-class MachineError(OwlStreamError):
-    """The machine lacks what the work needs. Trying again changes nothing until somebody gives it more."""
-
-    code = "machine"
-
-    @classmethod
-    def of(cls, exc: BaseException, doing: str) -> MachineError:
-        """What an error of the system, or one that nobody foresaw, says about what was being done."""
-        grouped = getattr(exc, "exceptions", ())  # of an exception group, which Python 3.10 does not know
-        if grouped:
-            return cls.of(grouped[0], doing)
-        if isinstance(exc, MemoryError):
-            return cls(f"{doing}: out of memory; {_REMEDIES[errno.ENOMEM]}")
-        if not isinstance(exc, OSError):
-            return cls(f"{doing}: unexpected {type(exc).__name__}: {exc}; please report it, with the log")
-        where = f" ({exc.filename})" if exc.filename else ""
-        remedy = _REMEDIES.get(exc.errno or 0, "look at the machine's logs, then try again")
-        if str(exc.filename or "").startswith(_SHARED_MEMORY) or exc.errno == errno.ENOSYS:
-            remedy = f"mount {_SHARED_MEMORY}, writable (`docker run --shm-size=1g`)"
-        return cls(f"{doing}: {exc.strerror or exc}{where}; {remedy}")
 
 
 class TemporaryError(OwlStreamError):

@@ -5,16 +5,14 @@ Exit codes: 0 done, 1 a check found something or the machinery failed, 2 a wrong
 
 from __future__ import annotations
 
-import os
 import sys
-import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 
 import typer
 
 from owl_stream.cli import bench, check, demo, fit_cost, index, inspect, pack, plan, serve, version
-from owl_stream.errors import DataError, MachineError, OwlStreamError, UsageError
+from owl_stream.errors import DataError, OwlStreamError, UsageError
 
 NAME = "owl-stream"
 
@@ -67,7 +65,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         # Typer brings its own copy of click, whose exceptions have no public name: know them by what they can do.
         message = getattr(exc, "format_message", None)
         if message is None:
-            return _unforeseen(exc)
+            raise
         context = getattr(exc, "ctx", None)
         where = context.command_path if context is not None else NAME
         said = " ".join(message().split())
@@ -75,15 +73,6 @@ def _run(arguments: Sequence[str] | None) -> int:
             said += "; a configuration is given with --config"
         return _say(f"{said} (see `{where} --help`)", 2)
     return outcome if isinstance(outcome, int) else 0
-
-
-def _unforeseen(exc: Exception) -> int:
-    """An error of the machine, or a fault of ours: one line; with OWL_TRACEBACK=1 where it came from, too."""
-    if os.environ.get("OWL_TRACEBACK"):
-        traceback.print_exception(exc)
-    elif not isinstance(exc, OSError | MemoryError):
-        return _say(f"{MachineError.of(exc, 'stopped')} (OWL_TRACEBACK=1 shows where it came from)", 1)
-    return _say(str(MachineError.of(exc, "stopped")), 1)
 
 
 def _say(message: str, code: int) -> int:

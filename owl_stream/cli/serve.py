@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated, get_args
 
 import typer
@@ -59,10 +58,10 @@ def serve(
         else:
             typer.echo(f"owl-stream {__version__} listens on {url}")
 
-    def ready(names: Sequence[str]) -> None:
+    def ready() -> None:
         if as_json:
-            emit({"event": "ready", "datasets": list(names)})
+            emit({"event": "ready", "datasets": list(wanted.datasets)})
         else:
-            typer.echo(f"ready: {', '.join(names)}")
+            typer.echo(f"ready: {', '.join(wanted.datasets)}")
 
     run(wanted, index_dir=index_dir, on_listening=listening, on_ready=ready)

@@ -8,6 +8,7 @@ then on. A worker that was killed or stalled says nothing about the sample, and 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import logging
 import signal
@@ -20,7 +21,7 @@ from owl_stream.engine.fair import FairQueue
 from owl_stream.engine.handle import WorkerDiedError, WorkerHandle
 from owl_stream.engine.shared import Engine, EngineStatistics, Memory, SharedPlace
 from owl_stream.engine.slabs import CONTROL_BYTES, Slab, SlabPool, slab_bytes
-from owl_stream.errors import MachineError, OwlStreamError, ReadError, TemporaryError, WorkerError
+from owl_stream.errors import OwlStreamError, ReadError, TemporaryError, WorkerError
 
 log = logging.getLogger("owl_stream.engine")
 
@@ -85,41 +86,23 @@ class ProcessEngine(Engine):
         self._restarts = 0
 
     async def start(self) -> None:
-        """Start the worker processes; they load their modules while the first frames are planned.
-
-        Raises:
-            MachineError: not one can be started.
-        """
+        """Start the worker processes; they load their modules while the first frames are planned."""
         if not self._runners:
-            self._start_processes()
             for place in range(self._workers):
+                with contextlib.suppress(OSError):  # its runner tries again, and says what is wrong
+                    self._processes[place] = WorkerHandle(self._sample_cpu_s, self._job_timeout_s)
                 for number in range(HANDED):
                     runner = asyncio.create_task(self._run(place), name=f"worker-{place}-{number}")
                     self._runners.append(runner)
-
-    def _start_processes(self) -> None:
-        """Start what can be; the runner of one that cannot be tries again with its first frame."""
-        missing: OSError | None = None
-        for place in range(self._workers):
-            try:
-                self._processes[place] = WorkerHandle(self._sample_cpu_s, self._job_timeout_s)
-            except OSError as exc:
-                missing = exc
-                log.warning("worker %d cannot be started: %s", place, exc.strerror)
-        if missing is not None and not any(self._processes):
-            raise MachineError.of(missing, "no worker process can be started") from missing
 
     async def prepare(self, dataset: Dataset) -> None:
         """See `Engine.prepare`: every worker loads the tokenizer now, which takes it half a second."""
         await self.start()
         workers = [worker for worker in self._processes if worker is not None]
         outcomes = await asyncio.gather(*(worker.open(dataset) for worker in workers), return_exceptions=True)
-        failed = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
-        for outcome in failed:
-            log.warning("a worker could not be prepared for %s: %r", dataset.name, outcome)
-        if failed and len(failed) == len(outcomes):
-            detail = f"no worker can serve {dataset.name}: each ended or failed when it was prepared"
-            raise MachineError(f"{detail} ({failed[0]!r}); look above in the log") from failed[0]
+        for outcome in outcomes:
+            if isinstance(outcome, Exception):  # whoever asks for a frame will hear of it
+                log.info("a worker could not be prepared: %r", outcome)
 
     @property
     def processes(self) -> Sequence[int]:
@@ -252,10 +235,6 @@ class ProcessEngine(Engine):
             self._given[place] += 1
             try:
                 await self._serve(place, errand)
-            except Exception as exc:  # of a kind that nobody foresaw: this runner must outlive it
-                log.exception("a frame failed unexpectedly")
-                if not errand.result.done():
-                    errand.result.set_exception(WorkerError(f"{errand.job}: {type(exc).__name__}: {exc}"))
             finally:
                 self._given[place] -= 1
                 if not errand.result.done():

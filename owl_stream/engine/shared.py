@@ -156,11 +156,7 @@ class Engine(ABC):
         """Begin to prepare workers; frames may be asked for at once."""
 
     async def prepare(self, dataset: Dataset) -> None:  # noqa: B027 # an engine without workers has nothing to load
-        """Load what the dataset's frames need, so that the first one does not wait for it.
-
-        Raises:
-            MachineError: no worker can serve it.
-        """
+        """Load what the dataset's frames need, so that the first one does not wait for it. Never fails."""
 
     async def frame(self, dataset: Dataset, at: Coordinate, consumer: Consumer | None = None) -> FrameLease:
         """Assemble a micro-batch, or join those who wait for it.

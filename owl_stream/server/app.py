@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from owl_stream import __version__
 from owl_stream.config import Config
 from owl_stream.engine import Engine, InlineEngine, ProcessEngine
 from owl_stream.engine.cores import usable_cores
-from owl_stream.errors import MachineError, OwlStreamError
+from owl_stream.errors import OwlStreamError
 from owl_stream.server import health, login, pages, refusals, routes
 from owl_stream.server.access import read_tokens
 from owl_stream.server.catalogue import Catalogue
@@ -26,20 +25,18 @@ from owl_stream.server.state import ServerState
 from owl_stream.server.streams import Streams
 from owl_stream.server.tracing import begin_tracing
 
-log = logging.getLogger("owl_stream.server")
-
 
 def create_app(
     config: Config,
     *,
     index_dir: Path | None = None,
     on_failure: Callable[[OwlStreamError], None] = lambda error: None,
-    on_ready: Callable[[Sequence[str]], None] = lambda names: None,
+    on_ready: Callable[[], None] = lambda: None,
 ) -> FastAPI:
     """The ASGI app for a configuration.
 
     Datasets are opened in the background once the app starts: it answers at once, and says how far it is. `on_failure`
-    hears why nothing can be served, `on_ready` the names of the datasets that are.
+    hears why a dataset could not be opened, `on_ready` that all of them were.
 
     Raises:
         ConfigError: the tokens cannot be read, or traces cannot be sent.
@@ -87,7 +84,7 @@ def _make_engine(config: Config) -> Engine:
 
 
 def _lifespan(
-    state: ServerState, on_failure: Callable[[OwlStreamError], None], on_ready: Callable[[Sequence[str]], None]
+    state: ServerState, on_failure: Callable[[OwlStreamError], None], on_ready: Callable[[], None]
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -95,9 +92,8 @@ def _lifespan(
             stack.callback(state.catalogue.close)
             stack.push_async_callback(state.engine.aclose)
             stack.push_async_callback(asyncio.to_thread, state.tracing.close)
-            stack.push_async_callback(state.background.aclose)
-            timeout_s = state.config.server.idle_timeout_s
-            state.background.start("the watch over connections", state.connections.drop_stuck(timeout_s))
+            watching = asyncio.create_task(state.connections.drop_stuck(state.config.server.idle_timeout_s))
+            stack.callback(watching.cancel)
             opening = asyncio.create_task(_open(state, on_failure, on_ready))
             stack.push_async_callback(_give_up, state, opening)
             yield
@@ -105,23 +101,18 @@ def _lifespan(
     return lifespan
 
 
-async def _open(
-    state: ServerState, on_failure: Callable[[OwlStreamError], None], on_ready: Callable[[Sequence[str]], None]
-) -> None:
-    """Never fails in silence: whatever ends it goes to `on_failure`, unless the server is stopping anyway."""
+async def _open(state: ServerState, on_failure: Callable[[OwlStreamError], None], on_ready: Callable[[], None]) -> None:
     try:
         await asyncio.to_thread(state.catalogue.open_all)
         # Workers start when there is work for them: an index that cannot be built needs none.
         await state.engine.start()
         for dataset in state.catalogue.datasets():
             await state.engine.prepare(dataset)
-    except Exception as exc:  # of whatever kind: nobody awaits this
+    except OwlStreamError as exc:
         if not state.catalogue.stopped:
-            ours = isinstance(exc, OwlStreamError)
-            log.log(logging.DEBUG if ours else logging.ERROR, "opening datasets failed", exc_info=exc)
-            on_failure(exc if isinstance(exc, OwlStreamError) else MachineError.of(exc, "cannot start workers"))
+            on_failure(exc)
     else:
-        on_ready([dataset.name for dataset in state.catalogue.datasets()])
+        on_ready()
 
 
 async def _give_up(state: ServerState, opening: asyncio.Task[None]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -11,11 +10,8 @@ from typing import Literal
 
 from owl_stream.assemble import CacheSettings, Dataset, open_dataset
 from owl_stream.config import Config
-from owl_stream.errors import MachineError, OwlStreamError, ServerBusyError, UnknownDatasetError
-from owl_stream.records import describe_note
+from owl_stream.errors import OwlStreamError, ServerBusyError, UnknownDatasetError
 from owl_stream.shards import Progress
-
-log = logging.getLogger("owl_stream.server")
 
 RETRY_AFTER_INDEXING_S = 2.0
 
@@ -45,10 +41,10 @@ class Catalogue:
         self.entries = {name: Entry(name) for name in self.config.datasets}
 
     def open_all(self) -> None:
-        """Open (index, where needed) every dataset in turn. One that cannot be opened is `failed`, and says why.
+        """Open (index, where needed) every dataset in turn.
 
         Raises:
-            OwlStreamError: not one can be served: the first failure; or `stop` was called.
+            OwlStreamError: the first failure; the entry keeps it too.
         """
         for name, entry in self.entries.items():
             try:
@@ -62,23 +58,10 @@ class Catalogue:
                     cache=self._cache,
                     progress=lambda done, entry=entry: self._note(entry, done),  # type: ignore[misc]
                 )
-            except Exception as exc:  # of whatever kind: nobody else would ever tell of it
-                if self.stopped:
-                    raise
-                self._fail(entry, exc)
-            else:
-                entry.status, entry.progress = "ready", 1.0
-                for note, count in entry.dataset.notes.items():
-                    log.warning("%s: %d x %s", name, count, describe_note(note))
-        errors = [entry.error for entry in self.entries.values() if entry.error is not None]
-        if len(errors) == len(self.entries):
-            raise errors[0]
-
-    def _fail(self, entry: Entry, exc: Exception) -> None:
-        ours = isinstance(exc, OwlStreamError)
-        entry.error = exc if isinstance(exc, OwlStreamError) else MachineError.of(exc, f"cannot open {entry.name}")
-        entry.status = "failed"
-        log.error("dataset %s cannot be served: %s", entry.name, entry.error, exc_info=None if ours else exc)
+            except OwlStreamError as exc:
+                entry.status, entry.error = "failed", exc
+                raise
+            entry.status, entry.progress = "ready", 1.0
 
     @property
     def _cache(self) -> CacheSettings | None:
@@ -118,9 +101,8 @@ class Catalogue:
         return entry.dataset
 
     def ready(self) -> bool:
-        """Whether all is open that can be opened, and something is."""
-        states = {entry.status for entry in self.entries.values()}
-        return "ready" in states and "indexing" not in states
+        """Whether every dataset can be served."""
+        return all(entry.status == "ready" for entry in self.entries.values())
 
     def datasets(self) -> Iterator[Dataset]:
         """Those that are open."""

@@ -28,13 +28,12 @@ class DatasetHealth(BaseModel):
 
 
 class Health(BaseModel):
-    """How the server is. `degraded`: some of its work cannot be done. `faults`: background work that ended, and why."""
+    """How the server is. `degraded`: batches cannot be assembled, now or of some dataset."""
 
     status: Literal["ok", "indexing", "degraded"]
     version: str
     uptime_s: float
     streams: int
-    faults: dict[str, str]
     datasets: dict[str, DatasetHealth]
 
 
@@ -54,8 +53,7 @@ async def health(state: State, response: Response) -> Health:
         for name, entry in entries.items()
     }
     status: Literal["ok", "indexing", "degraded"] = "ok"
-    faults = state.background.faults
-    if state.draining.is_set() or faults or any(entry.status == "failed" for entry in entries.values()):
+    if state.draining.is_set() or any(entry.status == "failed" for entry in entries.values()):
         status, response.status_code = "degraded", 503
     elif not state.catalogue.ready():
         status = "indexing"
@@ -64,7 +62,6 @@ async def health(state: State, response: Response) -> Health:
         version=__version__,
         uptime_s=round(time.monotonic() - state.began, 3),
         streams=len(state.streams.open),
-        faults=faults,
         datasets=datasets,
     )
 
@@ -75,12 +72,9 @@ async def livez() -> dict[str, str]:
     return {"status": "ok"}
 
 
-@router.get(
-    "/readyz",
-    responses={503: {"description": "A dataset is being indexed, none can be served, or the server is stopping"}},
-)
+@router.get("/readyz", responses={503: {"description": "Not every dataset is indexed, or the server is stopping"}})
 async def readyz(state: State, response: Response) -> dict[str, str]:
-    """Every dataset that can be opened is, and the server is not stopping."""
+    """Every dataset is indexed and the server is not stopping."""
     if state.draining.is_set() or not state.catalogue.ready():
         response.status_code = 503
         return {"status": "draining" if state.draining.is_set() else "indexing"}

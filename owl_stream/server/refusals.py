@@ -13,7 +13,6 @@ from starlette.exceptions import HTTPException
 
 from owl_stream.errors import (
     AccessError,
-    MachineError,
     OwlStreamError,
     ProtocolVersionError,
     RequestError,
@@ -31,7 +30,6 @@ STATUS: dict[type[OwlStreamError], int] = {
     RequestError: 422,
     ProtocolVersionError: 426,
     TooManyStreamsError: 429,
-    MachineError: 503,
     TemporaryError: 503,
 }
 """The first match along an error's bases decides; what is not here is our fault or the data's: 500."""

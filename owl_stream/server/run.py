@@ -6,7 +6,7 @@ import asyncio
 import math
 import signal
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -74,12 +74,12 @@ def serve(
     *,
     index_dir: Path | None = None,
     on_listening: Callable[[str], None] = lambda url: None,
-    on_ready: Callable[[Sequence[str]], None] = lambda names: None,
+    on_ready: Callable[[], None] = lambda: None,
 ) -> None:
-    """Serve until SIGTERM or Ctrl-C. `on_listening` hears the URL, `on_ready` which datasets can be served.
+    """Serve until SIGTERM or Ctrl-C. `on_listening` hears the URL, `on_ready` that every dataset can be served.
 
     Raises:
-        OwlStreamError: the address cannot be had, anyone could read, or not one dataset can be opened.
+        OwlStreamError: the address cannot be had, anyone could read, or a dataset cannot be opened.
     """
     failures: list[OwlStreamError] = []
 

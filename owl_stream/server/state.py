@@ -12,7 +12,6 @@ from fastapi import Request
 from owl_stream.config import Config
 from owl_stream.engine import Engine
 from owl_stream.server.access import Tokens
-from owl_stream.server.background import Background
 from owl_stream.server.bottleneck import Bottleneck, find_bottleneck
 from owl_stream.server.catalogue import Catalogue
 from owl_stream.server.connections import Connections
@@ -32,7 +31,6 @@ class ServerState:
     connections: Connections = field(default_factory=lambda: Connections(1 << 30))
     tracing: Tracing = field(default_factory=Tracing)
     statuses: Counter[int] = field(default_factory=Counter)
-    background: Background = field(default_factory=Background)
     draining: asyncio.Event = field(default_factory=asyncio.Event)
     began: float = field(default_factory=time.monotonic)
 

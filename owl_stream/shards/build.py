@@ -21,7 +21,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
 
-from owl_stream.errors import ConfigError, DataError, MachineError, WorkerError
+from owl_stream.errors import ConfigError, DataError, WorkerError
 from owl_stream.shards.columns import Columns, Summary, compose, open_columns
 from owl_stream.shards.cost import Measure, MeasureFactory
 from owl_stream.shards.index import Index
@@ -73,7 +73,7 @@ def build_index(
         SampleError: (`fail`) the first bad sample; the message counts the others.
         DataError: not one sample is good; the message counts by reason.
         DataChangedError: a shard changed meanwhile.
-        ReadError: storage failed. WorkerError: an indexing process died. MachineError: none can be started.
+        ReadError: storage failed. WorkerError: an indexing process died.
     """
     if not shards:
         raise ConfigError("no shards to index; name at least one")
@@ -198,17 +198,10 @@ def _scan_all(
             _index_shard(number, shard, measure, indexing, counters)
         progress(counters.progress(shards, len(shards)))
         return
-    workers = min(processes, len(shards))
-    with _needing_this_machine(workers):
-        _scan_in_processes(shards, indexing, workers, progress)
-
-
-def _scan_in_processes(
-    shards: Sequence[Shard], indexing: _Indexing, workers: int, progress: Callable[[Progress], None]
-) -> None:
     context = multiprocessing.get_context("spawn")
     cells = context.RawArray(ctypes.c_uint64, _Counters.cells(len(shards)))
     counters = _Counters(cells)
+    workers = min(processes, len(shards))
     pool = ProcessPoolExecutor(workers, context, _start, (indexing, cells))
     try:
         _feed(pool, workers, shards, counters, progress)
@@ -217,21 +210,6 @@ def _scan_in_processes(
     finally:
         counters.stop()
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-@contextmanager
-def _needing_this_machine(processes: int) -> Iterator[None]:
-    """Translate the system's refusal of what processes need.
-
-    Raises:
-        MachineError: instead of an OSError.
-    """
-    try:
-        yield
-    except OSError as exc:
-        raise MachineError.of(
-            exc, f"cannot start {processes} indexing processes, which share memory in /dev/shm"
-        ) from exc
 
 
 def _feed(

@@ -9,7 +9,6 @@ from typing import Any
 
 from owl_stream import __version__
 from owl_stream.assemble import Dataset
-from owl_stream.records import describe_note
 from owl_stream.server.catalogue import Entry
 from owl_stream.server.pages.history import EVERY_S, History, Sample
 from owl_stream.server.state import ServerState
@@ -46,7 +45,6 @@ class Overview:
             "version": __version__,
             "uptime_s": self._uptime_s(),
             "draining": state.draining.is_set(),
-            "faults": dict(state.background.faults),
             "engine": {"workers": engine.workers, "busy": engine.busy, "queued": engine.queued},
             "advice": self._advice(),
             "datasets": [self._dataset(entry) for entry in list(state.catalogue.entries.values())],
@@ -68,7 +66,6 @@ class Overview:
                 "global_batch_size": dataset.global_batch_size,
                 "steps_per_epoch": dataset.steps_per_epoch,
                 "reasons": self.reasons(dataset),
-                "notes": {describe_note(note): count for note, count in dataset.notes.items()},
                 "masked": dict(sent.masked) if (sent := self._state.streams.sent.get(entry.name)) else {},
             }
         return shown

@@ -42,7 +42,7 @@ class PageRoute(APIRoute):
 @asynccontextmanager
 async def _sampling(app: FastAPI) -> AsyncIterator[None]:
     app.state.overview = overview = Overview(app.state.server)
-    sampling = app.state.server.background.start("the dashboard's history", overview.history.run())
+    sampling = asyncio.create_task(overview.history.run())
     try:
         yield
     finally:

@@ -81,13 +81,13 @@ const named = (fields, values) => Object.fromEntries(fields.map((field, n) => [f
 
 function show(seen) {
   const states = new Set(seen.datasets.map((dataset) => dataset.status));
-  const state = seen.draining ? "stopping" : states.has("failed") || Object.keys(seen.faults).length ? "failed" : states.has("indexing") ? "indexing" : "ok";
+  const state = seen.draining ? "stopping" : states.has("failed") ? "failed" : states.has("indexing") ? "indexing" : "ok";
   boxes.state.replaceChildren(
     element("span", { class: `chip ${state}` }, state),
     element("span", { class: "muted" }, ` version ${seen.version} · up ${duration(seen.uptime_s)}`),
   );
   replace(boxes.tiles, tiles(seen));
-  boxes.advice.textContent = [...Object.values(seen.faults), seen.advice].join(" ");
+  boxes.advice.textContent = seen.advice;
   replace(boxes.streams, [streamsElement(seen)]);
   replace(boxes.datasets, seen.datasets.map(datasetElement));
   replace(boxes.reasons, reasonsElements(seen.datasets));
@@ -199,8 +199,6 @@ function datasetElement({ name, status, progress, error, ...facts }) {
     error && element("p", { class: "trouble" }, error),
     shown && element("dl", {}, shown.map(([key, value]) => element("div", {}, element("dt", {}, key), element("dd", {}, value)))),
     shown && element("p", { class: "fingerprint" }, element("span", { class: "muted" }, "fingerprint "), element("code", {}, facts.fingerprint)),
-    shown &&
-      element("ul", { class: "counts notes" }, Object.entries(facts.notes).map(([note, number]) => element("li", {}, `${whole(number)} × ${note}`))),
     shown &&
       element(
         "p",
