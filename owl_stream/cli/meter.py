@@ -98,7 +98,7 @@ class _Rank:
                     self._take(frame)
                     if time.monotonic() >= self.until:
                         return
-            raise PeerGoneError(f"{self.peer.url}: the stream ended")
+            self.error = PeerGoneError(f"{self.peer.url}: the stream ended")
         except Exception as exc:
             self.error = explained(exc, f"reading from {self.peer.url}")
 
