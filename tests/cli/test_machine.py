@@ -77,7 +77,12 @@ def test_a_configuration_that_is_a_directory(here: Here, config: Path, name: str
     assert str(config.parent) in one_line(here(name, "--config", config.parent))
 
 
-RAISING = "import owl_stream.assemble as assemble\ndef open_dataset(*a, **o):\n    raise {}\nassemble.open_dataset = open_dataset"
+RAISING = """
+import owl_stream.assemble as assemble
+def open_dataset(*arguments, **options):
+    raise {}
+assemble.open_dataset = open_dataset
+"""
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,7 @@ def test_fault_97_a_worker_that_cannot_be_ended_costs_one_frame(
             (worker,) = engine.processes
             failing_once(monkeypatch, WorkerHandle, "assemble", ConnectionResetError("gone"))
             engine._processes[0].broken = True  # type: ignore[union-attr] # as a message that was cut off leaves it
-            with pytest.raises((WorkerError, ConfigError)):
+            with pytest.raises(ConfigError, match="ulimit -u"):
                 await frame(engine, dataset, PLACES[1])
             assert await frame(engine, dataset, PLACES[0]) == expected
             assert engine.processes != (worker,)

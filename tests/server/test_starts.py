@@ -120,7 +120,7 @@ def config(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("mounts", SHARED_MEMORY.values(), ids=SHARED_MEMORY)
 def test_fault_91_without_shared_memory_the_server_says_what_to_mount(config: Path, mounts: str) -> None:
-    """/dev/shm that is missing or read-only: indexing needs it; the process ends with 2, with a remedy and no traceback."""
+    """Indexing needs a writable /dev/shm: without it the process ends with 2, a remedy and no traceback."""
     done = ended(mounted(mounts, serving(config)))
     assert done.returncode == 2
     assert "/dev/shm" in done.stderr
@@ -284,9 +284,8 @@ def test_notes_about_good_samples_are_logged_and_shown(tmp_path: Path) -> None:
     """A field that is not used: one line for the dataset in the log, and the same words on the dashboard."""
     config = small_dataset(tmp_path, samples=4, shards=1, server={"workers": 1})
     record = {**json.loads(chat(("Say something.", "Something."))), "foo": 1}
-    write_shard(
-        tmp_path / "train-00001.tar", [(f"n{number}", {"json": json.dumps(record).encode()}) for number in "12"]
-    )
+    noted = {"json": json.dumps(record).encode()}
+    write_shard(tmp_path / "train-00001.tar", [("first", noted), ("second", noted)])
     with started(config) as server:
         server.next_event()
         said = "2 x a field `foo` that owl-stream does not know: not used"
