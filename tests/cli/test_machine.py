@@ -148,3 +148,15 @@ def test_a_reader_that_stops_reading_gets_no_traceback(config: Path) -> None:
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert "Exception ignored" not in done.stderr
+
+
+@pytest.mark.parametrize("name", INDEXING)
+def test_fault_94_indexing_processes_that_die_at_once(config: Path, tmp_path: Path, name: str) -> None:
+    """They are killed before they have read anything: one line that says so, exit code 1, because it may pass."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, sys\nif any('spawn_main' in each for each in sys.orig_argv):\n    os.kill(os.getpid(), 9)\n"
+    )
+    done = run(command(name, "--config", config), PYTHONPATH=f"{tmp_path}{os.pathsep}{ROOT}")
+    assert done.returncode == 1
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert "an indexing process died" in done.stderr
