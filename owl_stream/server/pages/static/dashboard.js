@@ -87,7 +87,7 @@ function show(seen) {
   boxes.state.replaceChildren(
     element("span", { class: `chip ${state}` }, state),
     element("span", { class: "muted" }, ` version ${seen.version} · up ${duration(seen.uptime_s)}`),
-    failures.map(([what, why]) => element("span", { class: "trouble" }, ` ${what}: ${why}`)),
+    ...failures.map(([what, why]) => element("span", { class: "trouble" }, ` ${what}: ${why}`)),
   );
   replace(boxes.tiles, tiles(seen));
   boxes.advice.textContent = seen.advice;
