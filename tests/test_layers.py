@@ -1,6 +1,6 @@
 """Imports point one way.
 
-    errors <- wire, config, records <- shards <- plan, layouts <- assemble <- engine <- server <- cli
+    errors <- machine, wire, config, records <- shards <- plan, layouts <- assemble <- engine <- server <- cli
 
 `pack` stands beside them: it writes what `shards` reads.
 """
@@ -17,8 +17,9 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 MAY_IMPORT: dict[str, set[str]] = {"errors": set(), "wire": {"errors"}, "config": {"errors"}}
+MAY_IMPORT["machine"] = {"errors"}
 MAY_IMPORT["records"] = {"errors"}
-MAY_IMPORT["shards"] = {"wire", *MAY_IMPORT["wire"], "config", "records"}
+MAY_IMPORT["shards"] = {"wire", *MAY_IMPORT["wire"], "config", "records", "machine"}
 MAY_IMPORT["plan"] = MAY_IMPORT["layouts"] = {"shards", *MAY_IMPORT["shards"]}
 MAY_IMPORT["assemble"] = {"plan", "layouts", *MAY_IMPORT["plan"]}
 MAY_IMPORT["engine"] = {"assemble", *MAY_IMPORT["assemble"]}

@@ -1,11 +1,14 @@
-"""The commands under one name. Every error that a user can make is one clear line and exit code 2; never a traceback.
+"""The commands under one name. Every error is one clear line on stderr, and no traceback unless OWL_TRACEBACK is set.
 
-Exit codes: 0 done, 1 a check found something or the machinery failed, 2 a wrong call, file or data, 130 Ctrl-C.
+Exit codes: 0 done, 1 a check found something or something failed that may pass, 2 a wrong call, file, data or limit of
+this machine, 130 Ctrl-C.
 """
 
 from __future__ import annotations
 
+import os
 import sys
+import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 
@@ -13,8 +16,11 @@ import typer
 
 from owl_stream.cli import bench, check, demo, fit_cost, index, inspect, pack, plan, serve, version
 from owl_stream.errors import DataError, OwlStreamError, UsageError
+from owl_stream.machine import explained
 
 NAME = "owl-stream"
+TRACEBACK = "OWL_TRACEBACK"
+"""Environment variable: with any value, an error that nobody foresaw comes with its traceback."""
 
 app = typer.Typer(
     name=NAME,
@@ -51,21 +57,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         with suppress(AttributeError, OSError):
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr] # a test's stream may lack it
-    sys.exit(_run(arguments))
+    sys.exit(_written(_run(arguments)))
 
 
 def _run(arguments: Sequence[str] | None) -> int:
     try:
         outcome = app(arguments, prog_name=NAME, standalone_mode=False)
     except OwlStreamError as exc:
-        return _say(str(exc), 2 if isinstance(exc, UsageError | DataError) else 1)
+        return _say(str(exc), _code(exc))
+    except BrokenPipeError:
+        return 1  # whoever read the output has stopped, on purpose: like other programs, end without a word
     except (KeyboardInterrupt, typer.Abort):
         return 130
     except Exception as exc:
         # Typer brings its own copy of click, whose exceptions have no public name: know them by what they can do.
         message = getattr(exc, "format_message", None)
         if message is None:
-            raise
+            return _failed(exc)
         context = getattr(exc, "ctx", None)
         where = context.command_path if context is not None else NAME
         said = " ".join(message().split())
@@ -73,6 +81,30 @@ def _run(arguments: Sequence[str] | None) -> int:
             said += "; a configuration is given with --config"
         return _say(f"{said} (see `{where} --help`)", 2)
     return outcome if isinstance(outcome, int) else 0
+
+
+def _failed(exc: Exception) -> int:
+    """What no command foresaw: most often the machine's own limits."""
+    if os.environ.get(TRACEBACK):
+        traceback.print_exception(exc)
+    error = explained(exc, "this command")
+    unforeseen = type(error) is OwlStreamError
+    return _say(f"{error} (with {TRACEBACK}=1 the traceback is shown)" if unforeseen else str(error), _code(error))
+
+
+def _code(error: OwlStreamError) -> int:
+    return 2 if isinstance(error, UsageError | DataError) else 1
+
+
+def _written(code: int) -> int:
+    """Write what stdout still holds. Where that fails, Python itself would complain, later and without a remedy."""
+    try:
+        sys.stdout.flush()
+    except OSError as exc:
+        with suppress(OSError, ValueError):  # nothing of it may be tried again at exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _say(f"cannot write to stdout: {exc.strerror}; what was printed is not all there", code or 1)
+    return code
 
 
 def _say(message: str, code: int) -> int:

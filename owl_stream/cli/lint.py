@@ -164,8 +164,8 @@ async def _assemble_all(
             note = f"{number} of {dataset.samples} samples"
             bar.update(number, dataset.samples, note=note, what=f"decoding {dataset.name}")
 
-    await engine.start()
     try:
+        await engine.prepare(dataset)  # no sample is to blame where not one worker starts
         async with asyncio.TaskGroup() as group:
             for _ in range(processes * _AHEAD):
                 group.create_task(take_turns())

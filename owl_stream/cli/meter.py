@@ -11,6 +11,7 @@ from typing import Literal
 
 from owl_stream.cli.peer import Peer
 from owl_stream.errors import OwlStreamError, PeerGoneError
+from owl_stream.machine import explained
 from owl_stream.wire import PROTOCOL_VERSION, BatchHeader, Frame, Stats
 
 MANY_EPOCHS = 1 << 20
@@ -97,9 +98,9 @@ class _Rank:
                     self._take(frame)
                     if time.monotonic() >= self.until:
                         return
-            raise PeerGoneError(f"{self.peer.url}: the stream ended")
-        except OwlStreamError as exc:
-            self.error = exc
+            self.error = PeerGoneError(f"{self.peer.url}: the stream ended")
+        except Exception as exc:
+            self.error = explained(exc, f"reading from {self.peer.url}")
 
     def _take(self, frame: Frame) -> None:
         header = frame.header

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Annotated, get_args
 
 import typer
@@ -43,7 +45,9 @@ def serve(
 ) -> None:
     """Serve batches over HTTP until SIGTERM or Ctrl-C.
 
-    With --json, stdout has one object a line: {"event": "listening", "url"} and {"event": "ready", "datasets"}.
+    With --json, stdout has one object a line: {"event": "listening", "url"} and {"event": "ready", "datasets"}. A
+    dataset that cannot be served is not among those; the log, /health and the dashboard say why. Where none can be
+    served the command ends with the reason.
     """
     from owl_stream.server import serve as run  # noqa: PLC0415 # `owl-stream --help` need not load a web framework
 
@@ -53,15 +57,18 @@ def serve(
         wanted = wanted.allowing_anonymous()
 
     def listening(url: str) -> None:
-        if as_json:
-            emit({"event": "listening", "url": url, "version": __version__})
-        else:
-            typer.echo(f"owl-stream {__version__} listens on {url}")
+        with suppress(OSError):  # nobody reads stdout any more: that is no reason not to serve
+            if as_json:
+                emit({"event": "listening", "url": url, "version": __version__})
+            else:
+                typer.echo(f"owl-stream {__version__} listens on {url}")
 
-    def ready() -> None:
-        if as_json:
-            emit({"event": "ready", "datasets": list(wanted.datasets)})
-        else:
-            typer.echo(f"ready: {', '.join(wanted.datasets)}")
+    def ready(names: Sequence[str]) -> None:
+        with suppress(OSError):
+            if as_json:
+                emit({"event": "ready", "datasets": list(names)})
+            else:
+                failed = [name for name in wanted.datasets if name not in names]
+                typer.echo(f"ready: {', '.join(names)}" + (f" (failed: {', '.join(failed)})" if failed else ""))
 
     run(wanted, index_dir=index_dir, on_listening=listening, on_ready=ready)

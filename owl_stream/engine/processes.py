@@ -22,6 +22,7 @@ from owl_stream.engine.handle import WorkerDiedError, WorkerHandle
 from owl_stream.engine.shared import Engine, EngineStatistics, Memory, SharedPlace
 from owl_stream.engine.slabs import CONTROL_BYTES, Slab, SlabPool, slab_bytes
 from owl_stream.errors import OwlStreamError, ReadError, TemporaryError, WorkerError
+from owl_stream.machine import explained
 
 log = logging.getLogger("owl_stream.engine")
 
@@ -93,16 +94,44 @@ class ProcessEngine(Engine):
                     self._processes[place] = WorkerHandle(self._sample_cpu_s, self._job_timeout_s)
                 for number in range(HANDED):
                     runner = asyncio.create_task(self._run(place), name=f"worker-{place}-{number}")
+                    runner.add_done_callback(self._ended)
                     self._runners.append(runner)
+
+    def _ended(self, runner: asyncio.Task[None]) -> None:
+        if not runner.cancelled() and (exc := runner.exception()) is not None:
+            self.failure = explained(exc, f"the engine's {runner.get_name()}")
+            log.error("%s", self.failure, exc_info=exc)
 
     async def prepare(self, dataset: Dataset) -> None:
         """See `Engine.prepare`: every worker loads the tokenizer now, which takes it half a second."""
         await self.start()
-        workers = [worker for worker in self._processes if worker is not None]
-        outcomes = await asyncio.gather(*(worker.open(dataset) for worker in workers), return_exceptions=True)
-        for outcome in outcomes:
-            if isinstance(outcome, Exception):  # whoever asks for a frame will hear of it
-                log.info("a worker could not be prepared: %r", outcome)
+        preparing = (self._prepare(place, dataset) for place in range(self._workers))
+        outcomes = await asyncio.gather(*preparing, return_exceptions=True)
+        failures = [explained(each, "cannot start a worker") for each in outcomes if isinstance(each, Exception)]
+        if len(failures) == self._workers:
+            raise failures[0]
+        for failure in failures:  # the others do its work; it is tried again with every frame
+            log.warning("a worker of %d is not ready for %s: %s", self._workers, dataset.name, failure)
+
+    async def _prepare(self, place: int, dataset: Dataset) -> None:
+        for _ in range(MAX_TRIES):
+            worker = await self._living(place)
+            try:
+                await worker.open(dataset)
+            except (EOFError, ConnectionError):
+                await worker.kill()
+            except TimeoutError as exc:
+                await worker.kill()
+                raise WorkerError(
+                    f"a worker did not load the tokenizer within {self._job_timeout_s:g} s: look at the machine's load "
+                    f"and its storage"
+                ) from exc
+            else:
+                return
+        raise WorkerError(
+            f"{MAX_TRIES} workers ended one after the other before they were ready, the last with exit code "
+            f"{worker.process.returncode}: what they wrote stands above; -9 is the kernel's memory killer's"
+        )
 
     @property
     def processes(self) -> Sequence[int]:
@@ -235,12 +264,22 @@ class ProcessEngine(Engine):
             self._given[place] += 1
             try:
                 await self._serve(place, errand)
+            except Exception as exc:  # its worker could not even be ended: the place goes on with the next errand
+                log.exception("a worker could not be ended")
+                self._abandon(errand, exc)
             finally:
                 self._given[place] -= 1
                 if not errand.result.done():
                     if (worker := self._processes[place]) is not None:
                         await worker.kill()
                     _refuse(errand)
+
+    def _abandon(self, errand: _Errand, exc: Exception) -> None:
+        """Nobody knows whether its worker still writes, so its slab is not used again."""
+        if errand.slab is not None:
+            slab, errand.slab = errand.slab, None
+            self._slabs.discard(slab)
+        errand.result.set_exception(explained(exc, "a worker could not be ended"))
 
     async def _serve(self, place: int, errand: _Errand) -> None:
         result: Assembled | None = None
@@ -258,6 +297,9 @@ class ProcessEngine(Engine):
             )
         except (WorkerDiedError, OwlStreamError, OSError, MemoryError) as exc:
             error = exc
+        except Exception as exc:
+            log.exception("%s failed unexpectedly", errand.job)
+            error = WorkerError(f"{errand.job} failed unexpectedly: {type(exc).__name__}: {exc}; see the server's log")
         if worker is not None and worker.broken:
             await worker.kill()  # whatever it still does, not into a slab that is used again
         if error is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -17,6 +18,8 @@ from owl_stream.engine.coordinate import Coordinate
 from owl_stream.engine.recent import RecentFrames
 from owl_stream.engine.slabs import Slab
 from owl_stream.errors import OwlStreamError, TemporaryError, WorkerError
+
+log = logging.getLogger("owl_stream.engine")
 
 
 @dataclass(frozen=True)
@@ -150,13 +153,19 @@ class Engine(ABC):
         self._sums = _Sums()
         self.on_assembled: Callable[[float], None] = lambda seconds: None
         """Hears the wall time of every assembly, from asking to having."""
+        self.failure: OwlStreamError | None = None
+        """Why the engine works no more, or not with all of its workers; None while all is well."""
         self._closed = False
 
     async def start(self) -> None:  # noqa: B027 # an engine without workers has nothing to prepare
         """Begin to prepare workers; frames may be asked for at once."""
 
     async def prepare(self, dataset: Dataset) -> None:  # noqa: B027 # an engine without workers has nothing to load
-        """Load what the dataset's frames need, so that the first one does not wait for it. Never fails."""
+        """Load what the dataset's frames need, so that the first one does not wait for it.
+
+        Raises:
+            OwlStreamError: none of its frames could be made: not one worker starts, or loads it.
+        """
 
     async def frame(self, dataset: Dataset, at: Coordinate, consumer: Consumer | None = None) -> FrameLease:
         """Assemble a micro-batch, or join those who wait for it.
@@ -234,6 +243,10 @@ class Engine(ABC):
         except (OSError, MemoryError) as exc:
             self._sums.failed[WorkerError.code] += 1
             raise WorkerError(f"the server is out of descriptors or memory ({exc}): ask again") from exc
+        except Exception as exc:
+            self._sums.failed[WorkerError.code] += 1
+            log.exception("%s failed unexpectedly", at)
+            raise WorkerError(f"{at} failed unexpectedly: {type(exc).__name__}: {exc}; see the server's log") from exc
         took_s, work = time.monotonic() - began, memory.assembled.seconds
         self._sums.assembled += 1
         self._sums.seconds.update({**work, "queue": max(0.0, took_s - sum(work.values()))})

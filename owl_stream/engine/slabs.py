@@ -104,6 +104,10 @@ class SlabPool:
         while sum(slab.nbytes for slab in self._free) > self._keep_bytes:
             self._drop(self._free.pop(0))
 
+    def discard(self, slab: Slab) -> None:
+        """Let go of a slab that a worker may still write to: it is never used again."""
+        self._drop(slab)
+
     def close(self) -> None:
         """Let go of all free slabs."""
         while self._free:

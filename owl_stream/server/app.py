@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from owl_stream.server.connections import Connections, descriptors, places
 from owl_stream.server.framing import CloseDelimited, HeadAsGet
 from owl_stream.server.gate import Gate
 from owl_stream.server.metrics import Metrics
+from owl_stream.server.opening import open_datasets
 from owl_stream.server.state import ServerState
 from owl_stream.server.streams import Streams
 from owl_stream.server.tracing import begin_tracing
@@ -31,15 +32,15 @@ def create_app(
     *,
     index_dir: Path | None = None,
     on_failure: Callable[[OwlStreamError], None] = lambda error: None,
-    on_ready: Callable[[], None] = lambda: None,
+    on_ready: Callable[[Sequence[str]], None] = lambda names: None,
 ) -> FastAPI:
     """The ASGI app for a configuration.
 
-    Datasets are opened in the background once the app starts: it answers at once, and says how far it is. `on_failure`
-    hears why a dataset could not be opened, `on_ready` that all of them were.
+    Datasets are opened in the background once the app starts: it answers at once, and says how far it is. Once all
+    have been tried, `on_ready` hears the names of those that are served, or `on_failure` why there are none.
 
     Raises:
-        ConfigError: the tokens cannot be read, or traces cannot be sent.
+        ConfigError: the tokens cannot be read, traces cannot be sent, or too few files may be open.
     """
     state = ServerState(
         config=config,
@@ -84,7 +85,7 @@ def _make_engine(config: Config) -> Engine:
 
 
 def _lifespan(
-    state: ServerState, on_failure: Callable[[OwlStreamError], None], on_ready: Callable[[], None]
+    state: ServerState, on_failure: Callable[[OwlStreamError], None], on_ready: Callable[[Sequence[str]], None]
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -92,27 +93,13 @@ def _lifespan(
             stack.callback(state.catalogue.close)
             stack.push_async_callback(state.engine.aclose)
             stack.push_async_callback(asyncio.to_thread, state.tracing.close)
-            watching = asyncio.create_task(state.connections.drop_stuck(state.config.server.idle_timeout_s))
-            stack.callback(watching.cancel)
-            opening = asyncio.create_task(_open(state, on_failure, on_ready))
+            watch = state.connections.drop_stuck(state.config.server.idle_timeout_s)
+            stack.callback(state.background.begin("dropping stuck connections", watch).cancel)
+            opening = state.background.begin("opening datasets", open_datasets(state, on_failure, on_ready))
             stack.push_async_callback(_give_up, state, opening)
             yield
 
     return lifespan
-
-
-async def _open(state: ServerState, on_failure: Callable[[OwlStreamError], None], on_ready: Callable[[], None]) -> None:
-    try:
-        await asyncio.to_thread(state.catalogue.open_all)
-        # Workers start when there is work for them: an index that cannot be built needs none.
-        await state.engine.start()
-        for dataset in state.catalogue.datasets():
-            await state.engine.prepare(dataset)
-    except OwlStreamError as exc:
-        if not state.catalogue.stopped:
-            on_failure(exc)
-    else:
-        on_ready()
 
 
 async def _give_up(state: ServerState, opening: asyncio.Task[None]) -> None:

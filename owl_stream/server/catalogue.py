@@ -5,12 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from owl_stream.assemble import CacheSettings, Dataset, open_dataset
 from owl_stream.config import Config
 from owl_stream.errors import OwlStreamError, ServerBusyError, UnknownDatasetError
+from owl_stream.machine import explained
 from owl_stream.shards import Progress
 
 RETRY_AFTER_INDEXING_S = 2.0
@@ -29,7 +31,10 @@ class Entry:
 
 @dataclass
 class Catalogue:
-    """The configured datasets. `open_all` fills it from a thread; everything else may be called from anywhere."""
+    """The configured datasets. `open` reads one, in a thread; then it is `admit`ted, or has `fail`ed for good.
+
+    Everything but `open` is called on the event loop, or where nothing changes.
+    """
 
     config: Config
     index_dir: Path | None = None
@@ -40,28 +45,32 @@ class Catalogue:
     def __post_init__(self) -> None:
         self.entries = {name: Entry(name) for name in self.config.datasets}
 
-    def open_all(self) -> None:
-        """Open (index, where needed) every dataset in turn.
+    def open(self, name: str) -> Dataset:
+        """Open (index, where needed) a dataset; whoever calls admits or closes it.
 
-        Raises:
-            OwlStreamError: the first failure; the entry keeps it too.
+        Raises what `open_dataset` raises.
         """
-        for name, entry in self.entries.items():
-            try:
-                entry.dataset = open_dataset(
-                    name,
-                    self.config.datasets[name],
-                    base=self.config.base,
-                    index_dir=self.index_dir,
-                    processes=self.processes,
-                    max_frame_bytes=self.config.server.max_frame_bytes,
-                    cache=self._cache,
-                    progress=lambda done, entry=entry: self._note(entry, done),  # type: ignore[misc]
-                )
-            except OwlStreamError as exc:
-                entry.status, entry.error = "failed", exc
-                raise
-            entry.status, entry.progress = "ready", 1.0
+        return open_dataset(
+            name,
+            self.config.datasets[name],
+            base=self.config.base,
+            index_dir=self.index_dir,
+            processes=self.processes,
+            max_frame_bytes=self.config.server.max_frame_bytes,
+            cache=self._cache,
+            progress=partial(self._note, self.entries[name]),
+        )
+
+    def admit(self, dataset: Dataset) -> None:
+        """From now on it is served."""
+        entry = self.entries[dataset.name]
+        entry.dataset, entry.status, entry.progress = dataset, "ready", 1.0
+
+    def fail(self, name: str, exc: Exception) -> OwlStreamError:
+        """It will not be served before the server is started again; returns why, as everyone who asks for it hears."""
+        error = explained(exc, f"opening dataset {name}")
+        self.entries[name].status, self.entries[name].error = "failed", error
+        return error
 
     @property
     def _cache(self) -> CacheSettings | None:
@@ -69,7 +78,7 @@ class Catalogue:
         return None if settings is None else CacheSettings(self.config.base / settings.dir, settings.max_bytes)
 
     def stop(self) -> None:
-        """Make `open_all` give up at its next report of progress."""
+        """Make `open` give up at its next report of progress."""
         self._stop.set()
 
     @property
@@ -88,12 +97,13 @@ class Catalogue:
         Raises:
             UnknownDatasetError: naming those there are.
             ServerBusyError: it is being indexed.
+            OwlStreamError: why it could not be opened.
         """
         entry = self.entries.get(name)
         if entry is None:
             raise UnknownDatasetError(f"no dataset {name!r:.80}; this server has: {', '.join(self.entries)}")
         if entry.error is not None:
-            raise entry.error
+            raise entry.error.with_traceback(None)  # else each request would leave its own in it
         if entry.dataset is None:
             raise ServerBusyError(
                 f"dataset {name!r} is being indexed, {entry.progress:.0%} done; ask again", RETRY_AFTER_INDEXING_S
@@ -103,6 +113,11 @@ class Catalogue:
     def ready(self) -> bool:
         """Whether every dataset can be served."""
         return all(entry.status == "ready" for entry in self.entries.values())
+
+    @property
+    def failures(self) -> dict[str, OwlStreamError]:
+        """Why datasets could not be opened, by name."""
+        return {name: entry.error for name, entry in self.entries.items() if entry.error is not None}
 
     def datasets(self) -> Iterator[Dataset]:
         """Those that are open."""

@@ -7,6 +7,8 @@ import resource
 from collections import Counter
 from typing import Protocol
 
+from owl_stream.errors import ConfigError
+
 MIN_SPARE_DESCRIPTORS = 64
 MOST_DESCRIPTORS = 1 << 20
 
@@ -101,5 +103,14 @@ def descriptors() -> int:
 
 
 def places(max_connections: int, available: int) -> int:
-    """How many connections there may be, so that a quarter of the descriptors stays for shards, slabs and workers."""
+    """How many connections there may be, so that a quarter of the descriptors stays for shards, slabs and workers.
+
+    Raises:
+        ConfigError: nothing could be served with so few descriptors.
+    """
+    if available < MIN_SPARE_DESCRIPTORS:
+        raise ConfigError(
+            f"this process may have {available} files open, expected at least {MIN_SPARE_DESCRIPTORS}: raise the "
+            f"limit (`ulimit -n 4096`, a service's LimitNOFILE=)"
+        )
     return max(4, min(max_connections, available - max(MIN_SPARE_DESCRIPTORS, available // 4)))

@@ -66,7 +66,9 @@ class Delivery(Response):
             finally:
                 for task in (deliver, gone):
                     task.cancel()
-                outcome, _ = await asyncio.gather(deliver, gone, return_exceptions=True)
+                outcome, listening = await asyncio.gather(deliver, gone, return_exceptions=True)
+            if isinstance(listening, Exception):
+                log.warning("the reader could not be listened to: %r", listening)
             if isinstance(outcome, IdleReaderError):
                 record.ended = "idle_timeout"
                 log.warning("the reader took nothing for %g s", self._settings.idle_timeout_s)

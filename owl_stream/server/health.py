@@ -28,13 +28,17 @@ class DatasetHealth(BaseModel):
 
 
 class Health(BaseModel):
-    """How the server is. `degraded`: batches cannot be assembled, now or of some dataset."""
+    """How the server is. `degraded`: batches cannot be assembled, now or of some dataset.
+
+    `failures`: why parts of the server work no more, by what they did.
+    """
 
     status: Literal["ok", "indexing", "degraded"]
     version: str
     uptime_s: float
     streams: int
     datasets: dict[str, DatasetHealth]
+    failures: dict[str, str] = {}
 
 
 @router.get("/health", responses={503: {"model": Health, "description": "Batches cannot be assembled"}})
@@ -53,7 +57,7 @@ async def health(state: State, response: Response) -> Health:
         for name, entry in entries.items()
     }
     status: Literal["ok", "indexing", "degraded"] = "ok"
-    if state.draining.is_set() or any(entry.status == "failed" for entry in entries.values()):
+    if state.draining.is_set() or state.catalogue.failures or state.failures:
         status, response.status_code = "degraded", 503
     elif not state.catalogue.ready():
         status = "indexing"
@@ -63,6 +67,7 @@ async def health(state: State, response: Response) -> Health:
         uptime_s=round(time.monotonic() - state.began, 3),
         streams=len(state.streams.open),
         datasets=datasets,
+        failures={what: str(error) for what, error in state.failures.items()},
     )
 
 
@@ -72,13 +77,22 @@ async def livez() -> dict[str, str]:
     return {"status": "ok"}
 
 
-@router.get("/readyz", responses={503: {"description": "Not every dataset is indexed, or the server is stopping"}})
+@router.get(
+    "/readyz",
+    responses={503: {"description": "Something is not ready, has failed, or is stopping"}},
+)
 async def readyz(state: State, response: Response) -> dict[str, str]:
-    """Every dataset is indexed and the server is not stopping."""
-    if state.draining.is_set() or not state.catalogue.ready():
+    """Every dataset is indexed, nothing has failed, and the server is not stopping."""
+    status = "ok"
+    if state.draining.is_set():
+        status = "draining"
+    elif state.catalogue.failures or state.failures:
+        status = "failed"
+    elif not state.catalogue.ready():
+        status = "indexing"
+    if status != "ok":
         response.status_code = 503
-        return {"status": "draining" if state.draining.is_set() else "indexing"}
-    return {"status": "ok"}
+    return {"status": status}
 
 
 @router.get("/metrics", response_class=Response)

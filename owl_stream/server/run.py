@@ -6,7 +6,7 @@ import asyncio
 import math
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -15,6 +15,7 @@ import uvicorn
 
 from owl_stream.config import Config
 from owl_stream.errors import ConfigError, OwlStreamError
+from owl_stream.machine import explained
 from owl_stream.server.access import check_exposure
 from owl_stream.server.app import create_app
 from owl_stream.server.logs import configure_logs
@@ -69,17 +70,28 @@ def bind(host: str, port: int, allowed: Callable[[str], None] = lambda address: 
     return sock
 
 
+def _run(server: _Server, sock: socket.socket) -> None:
+    try:
+        server.run(sockets=[sock])
+    except OwlStreamError:
+        raise
+    except SystemExit as exc:  # uvicorn's way to say that the app did not start
+        raise OwlStreamError("the server could not start: the log says why") from exc
+    except Exception as exc:
+        raise explained(exc, "the server") from exc
+
+
 def serve(
     config: Config,
     *,
     index_dir: Path | None = None,
     on_listening: Callable[[str], None] = lambda url: None,
-    on_ready: Callable[[], None] = lambda: None,
+    on_ready: Callable[[Sequence[str]], None] = lambda names: None,
 ) -> None:
-    """Serve until SIGTERM or Ctrl-C. `on_listening` hears the URL, `on_ready` that every dataset can be served.
+    """Serve until SIGTERM or Ctrl-C. `on_listening` hears the URL, `on_ready` which datasets are served.
 
     Raises:
-        OwlStreamError: the address cannot be had, anyone could read, or a dataset cannot be opened.
+        OwlStreamError: the address cannot be had, anyone could read, or no dataset can be opened.
     """
     failures: list[OwlStreamError] = []
 
@@ -109,6 +121,6 @@ def serve(
         host, port = sock.getsockname()[:2]
         scheme = "https" if settings.ssl_certfile else "http"
         on_listening(f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}")
-        server.run(sockets=[sock])
+        _run(server, sock)
     if failures:
         raise failures[0]

@@ -11,7 +11,9 @@ from fastapi import Request
 
 from owl_stream.config import Config
 from owl_stream.engine import Engine
+from owl_stream.errors import OwlStreamError
 from owl_stream.server.access import Tokens
+from owl_stream.server.background import Background
 from owl_stream.server.bottleneck import Bottleneck, find_bottleneck
 from owl_stream.server.catalogue import Catalogue
 from owl_stream.server.connections import Connections
@@ -30,9 +32,16 @@ class ServerState:
     tokens: Tokens = field(default_factory=lambda: Tokens({}))
     connections: Connections = field(default_factory=lambda: Connections(1 << 30))
     tracing: Tracing = field(default_factory=Tracing)
+    background: Background = field(default_factory=Background)
     statuses: Counter[int] = field(default_factory=Counter)
     draining: asyncio.Event = field(default_factory=asyncio.Event)
     began: float = field(default_factory=time.monotonic)
+
+    @property
+    def failures(self) -> dict[str, OwlStreamError]:
+        """Why parts of the server work no more, by what they did: background work, and the engine. Not the datasets."""
+        engine = {} if self.engine.failure is None else {"assembly": self.engine.failure}
+        return {**self.background.failures, **engine}
 
     @property
     def bottleneck(self) -> Bottleneck | None:

@@ -22,6 +22,7 @@ from types import FrameType
 from typing import Any, Literal
 
 from owl_stream.errors import ConfigError, DataError, WorkerError
+from owl_stream.machine import no_processes
 from owl_stream.shards.columns import Columns, Summary, compose, open_columns
 from owl_stream.shards.cost import Measure, MeasureFactory
 from owl_stream.shards.index import Index
@@ -68,7 +69,7 @@ def build_index(
     The caller closes the index.
 
     Raises:
-        ConfigError: no shards, or the index directory cannot be written or is full.
+        ConfigError: no shards, the index directory cannot be written or is full, or no process can be started.
         ShardError: a shard is missing or unreadable, or (`fail`) damaged.
         SampleError: (`fail`) the first bad sample; the message counts the others.
         DataError: not one sample is good; the message counts by reason.
@@ -198,11 +199,12 @@ def _scan_all(
             _index_shard(number, shard, measure, indexing, counters)
         progress(counters.progress(shards, len(shards)))
         return
-    context = multiprocessing.get_context("spawn")
-    cells = context.RawArray(ctypes.c_uint64, _Counters.cells(len(shards)))
-    counters = _Counters(cells)
     workers = min(processes, len(shards))
-    pool = ProcessPoolExecutor(workers, context, _start, (indexing, cells))
+    with _starting():
+        context = multiprocessing.get_context("spawn")
+        cells = context.RawArray(ctypes.c_uint64, _Counters.cells(len(shards)))
+        pool = ProcessPoolExecutor(workers, context, _start, (indexing, cells))
+    counters = _Counters(cells)
     try:
         _feed(pool, workers, shards, counters, progress)
     except BrokenProcessPool as exc:
@@ -226,12 +228,25 @@ def _feed(
         progress(counters.progress(shards, len(shards) - len(waiting) - len(running)))
         while waiting and len(running) < 2 * workers:
             number = waiting.popleft()
-            with _interrupts_held():
+            with _interrupts_held(), _starting():
                 running.add(pool.submit(_work, number, shards[number]))
         done, running = wait(running, timeout=_POLL_S, return_when=FIRST_COMPLETED)
         for future in done:
             future.result()
     progress(counters.progress(shards, len(shards)))
+
+
+@contextmanager
+def _starting() -> Iterator[None]:
+    """Say why processes, or the memory that they share, cannot be had.
+
+    Raises:
+        ConfigError, WorkerError: instead of an OSError, or of an ImportError where the system has no semaphores.
+    """
+    try:
+        yield
+    except (OSError, ImportError) as exc:
+        raise no_processes(exc, "cannot start indexing processes") from exc
 
 
 @contextmanager
@@ -294,8 +309,10 @@ def _start(indexing: _Indexing, cells: _Cells) -> None:
 def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
-        wait_for_handle([parent.sentinel])
-        os._exit(1)
+        try:
+            wait_for_handle([parent.sentinel])
+        finally:  # a process that cannot tell whether its parent lives must not outlive it
+            os._exit(1)
 
 
 def _work(number: int, shard: Shard) -> None:

@@ -68,6 +68,20 @@ def test_indexing_progress_is_shown(pages: Pages, server: ServerProcess) -> None
     assert page.locator(".dataset .chip").inner_text() == "indexing"
 
 
+def test_what_has_failed_and_what_is_worth_telling_is_shown(pages: Pages, server: ServerProcess) -> None:
+    """The reason of a dataset that failed, of background work that ended, and notes about good samples."""
+    seen = get(f"{server.url}/pages/overview").json
+    seen["datasets"][0]["notes"] = ["2 x a field `foo`: not used"]
+    seen["datasets"].append({"name": "bad", "status": "failed", "progress": 0, "error": "no such tokenizer"})
+    seen["failures"] = {"sampling": "no such thing"}
+    page = pages.open("/")
+    page.route("**/pages/overview*", lambda route: route.fulfill(json=seen))
+    page.wait_for_selector("text=sampling: no such thing")
+    assert page.locator(".state .chip").inner_text() == "failed"
+    assert page.locator(".notes li").inner_text() == "2 x a field `foo`: not used"
+    assert page.locator(".dataset .trouble").inner_text() == "no such tokenizer"
+
+
 def test_the_chart_fits_a_phone_and_can_be_read_by_keyboard(pages: Pages, server: ServerProcess) -> None:
     """At 390 px nothing is wider than the window; arrows move along the chart and say its values."""
     page = pages.open("/", width=390)

@@ -111,5 +111,5 @@ def _serve(tell: Callable[[str], None], config: Path, port: int, log: Path) -> N
     serve(
         settings.model_copy(update={"server": server}),
         on_listening=tell,
-        on_ready=lambda: tell("ready"),
+        on_ready=lambda names: tell("ready"),
     )

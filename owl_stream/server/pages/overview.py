@@ -10,6 +10,7 @@ from typing import Any
 from owl_stream import __version__
 from owl_stream.assemble import Dataset
 from owl_stream.server.catalogue import Entry
+from owl_stream.server.notes import note_words
 from owl_stream.server.pages.history import EVERY_S, History, Sample
 from owl_stream.server.state import ServerState
 from owl_stream.server.streams import MaskedSample, StreamRecord
@@ -47,6 +48,7 @@ class Overview:
             "draining": state.draining.is_set(),
             "engine": {"workers": engine.workers, "busy": engine.busy, "queued": engine.queued},
             "advice": self._advice(),
+            "failures": {what: str(error) for what, error in state.failures.items()},
             "datasets": [self._dataset(entry) for entry in list(state.catalogue.entries.values())],
             "streams": [_stream(record) for record in list(state.streams.open.values())],
             "masked": [_masked(bad) for bad in list(state.streams.masked.values())[-SHOWN_MASKED:]][::-1],
@@ -66,6 +68,7 @@ class Overview:
                 "global_batch_size": dataset.global_batch_size,
                 "steps_per_epoch": dataset.steps_per_epoch,
                 "reasons": self.reasons(dataset),
+                "notes": note_words(dataset.notes),
                 "masked": dict(sent.masked) if (sent := self._state.streams.sent.get(entry.name)) else {},
             }
         return shown

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from itertools import islice
 from typing import Annotated, Any
 
@@ -42,13 +42,12 @@ class PageRoute(APIRoute):
 @asynccontextmanager
 async def _sampling(app: FastAPI) -> AsyncIterator[None]:
     app.state.overview = overview = Overview(app.state.server)
-    sampling = asyncio.create_task(overview.history.run())
+    sampling = app.state.server.background.begin("sampling for the dashboard", overview.history.run())
     try:
         yield
     finally:
         sampling.cancel()
-        with suppress(asyncio.CancelledError):
-            await sampling
+        await asyncio.gather(sampling, return_exceptions=True)  # an error has been told when it came
 
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False, lifespan=_sampling)

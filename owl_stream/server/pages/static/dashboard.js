@@ -81,10 +81,13 @@ const named = (fields, values) => Object.fromEntries(fields.map((field, n) => [f
 
 function show(seen) {
   const states = new Set(seen.datasets.map((dataset) => dataset.status));
-  const state = seen.draining ? "stopping" : states.has("failed") ? "failed" : states.has("indexing") ? "indexing" : "ok";
+  const failures = Object.entries(seen.failures);
+  const failed = states.has("failed") || failures.length > 0;
+  const state = seen.draining ? "stopping" : failed ? "failed" : states.has("indexing") ? "indexing" : "ok";
   boxes.state.replaceChildren(
     element("span", { class: `chip ${state}` }, state),
     element("span", { class: "muted" }, ` version ${seen.version} · up ${duration(seen.uptime_s)}`),
+    ...failures.map(([what, why]) => element("span", { class: "trouble" }, ` ${what}: ${why}`)),
   );
   replace(boxes.tiles, tiles(seen));
   boxes.advice.textContent = seen.advice;
@@ -198,6 +201,7 @@ function datasetElement({ name, status, progress, error, ...facts }) {
     status === "indexing" && progressElement(progress),
     error && element("p", { class: "trouble" }, error),
     shown && element("dl", {}, shown.map(([key, value]) => element("div", {}, element("dt", {}, key), element("dd", {}, value)))),
+    facts.notes?.length > 0 && notesElement(facts.notes),
     shown && element("p", { class: "fingerprint" }, element("span", { class: "muted" }, "fingerprint "), element("code", {}, facts.fingerprint)),
     shown &&
       element(
@@ -207,6 +211,11 @@ function datasetElement({ name, status, progress, error, ...facts }) {
         element("a", { href: `/inspect/${path}/0/0?world_size=1` }, "Global steps"),
       ),
   );
+}
+
+/** What is worth telling about good samples: a field that was not used, an image put in front. */
+function notesElement(notes) {
+  return element("ul", { class: "notes" }, notes.map((text) => element("li", {}, text)));
 }
 
 function progressElement(progress) {
