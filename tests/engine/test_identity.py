@@ -29,6 +29,7 @@ OTHERWISE: dict[str, Any] = {
     "tokenizer": "other.json",
     "image_size": 42,
     "cut": "off",
+    "chat": "swift",
     "resize": "pillow",
     "max_length": 60,
     "max_image_pixels": 1000,

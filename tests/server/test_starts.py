@@ -1,4 +1,7 @@
-"""A start that fails says so: the reason is on stderr, in /health and on the page, and the exit code is not 0."""
+"""A start that fails says so: the reason is on stderr, in /health and on the page, and the exit code is not 0.
+
+Faults 95, 110, 111, 112, 113 and 114 of docs/faults.md.
+"""
 
 from __future__ import annotations
 
