@@ -48,7 +48,7 @@ class _Decoding:
         """Work on one batch of pictures."""
         memory = self.memory[start // self.rows % BATCHES]
         for at, (data, header) in enumerate(self.pictures[start : start + self.rows]):
-            pixels = self.decoder.decode(data, header)
+            pixels = self.decoder.decode(data, header).pixels
             grid = choose_grid(header.width, header.height, IMAGE_SIZE) if self.kind == "cut" else None
             if crops:
                 self.cutter.cut(pixels, grid, memory[at, : 1 if grid is None else grid[0] * grid[1] + 1])

@@ -97,7 +97,7 @@ class Recipe:
         text = self._encode(messages, header.width, header.height)
         (view,) = text.views
         out = np.empty((view.crops, 3, IMAGE_SIZE, IMAGE_SIZE), np.uint8)
-        self._cutter.cut(decode(jpeg, header), view.grid, out)
+        self._cutter.cut(decode(jpeg, header).pixels, view.grid, out)
         return Row(text, torch.from_numpy(out))
 
     def _encode(self, messages: list[Message], width: int, height: int) -> EncodedRow:
