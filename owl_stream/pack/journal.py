@@ -106,8 +106,9 @@ class Journal:
             file = self._path.open("a+b")
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if self._path.exists() and os.path.samestat(os.fstat(file.fileno()), self._path.stat()):
-                    return file
+                with suppress(FileNotFoundError):
+                    if os.path.samestat(os.fstat(file.fileno()), self._path.stat()):
+                        return file
             except BlockingIOError as exc:
                 file.close()
                 raise ConfigError(f"{self._directory}: another run packs {self._name!r} there; wait for it") from exc

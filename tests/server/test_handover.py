@@ -53,7 +53,7 @@ BATCHES = 11
 @pytest.fixture(scope="module")
 def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """A server whose frames fill more than a socket's buffers hold."""
-    with large_frames(tmp_path_factory.mktemp("local"), idle_timeout_s=2 * PATIENCE_S) as server:
+    with large_frames(tmp_path_factory.mktemp("local"), idle_timeout_s=4 * PATIENCE_S) as server:
         yield server
         assert server.stop() == 0
 
