@@ -11,6 +11,7 @@ from typing import Any, Literal
 from owl_stream.errors import ConfigError, SampleError
 from owl_stream.pack.documents import Documents
 from owl_stream.pack.entry import Draft, Origin
+from owl_stream.pack.unpackable import is_lfs_pointer
 from owl_stream.records import (
     IMAGE_MARKER,
     Message,
@@ -23,6 +24,7 @@ from owl_stream.shards.junk import is_junk
 from owl_stream.shards.media import IMAGE_SUFFIXES
 
 METADATA = "metadata.jsonl"
+CAPTION_SUFFIXES = ("txt", "caption")
 MAX_CAPTION_BYTES = 16 << 20
 
 
@@ -80,19 +82,25 @@ class Folder:
         return draft if isinstance(draft, SampleError) else replace(draft, literal=literal, notes=notes)
 
     def _beside(self) -> Iterator[tuple[Origin, Draft | SampleError]]:
-        names = set(self._files)
+        captions: dict[str, list[str]] = {}
+        for name in self._files:
+            if _split(name)[1] in CAPTION_SUFFIXES:
+                captions.setdefault(_split(name)[0], []).append(name)
         stems = {_split(name)[0] for name in self._files if _split(name)[1] in IMAGE_SUFFIXES}
         for name in self._files:
             self._done += 1
             stem, suffix = _split(name)
             origin = Origin(str(self.path / name))
             if suffix in IMAGE_SUFFIXES:
-                caption = f"{stem}.txt"
-                if caption not in names:
-                    yield origin, SampleError("caption_missing", f"expected its caption in {Path(caption).name}")
+                found = captions.get(stem, [])
+                if len(found) > 1:
+                    both = f"both {found[0]} and {found[1]} beside the image; keep one"
+                    yield origin, SampleError("record_ambiguous", both)
+                elif not found:
+                    yield origin, SampleError("caption_missing", f"expected its caption in {Path(stem).name}.txt")
                 else:
-                    yield origin, self._captioned(name, caption)
-            elif suffix == "txt" and stem not in stems:
+                    yield origin, self._captioned(name, found[0])
+            elif suffix in CAPTION_SUFFIXES and stem not in stems:
                 yield origin, SampleError("image_missing", "a caption without an image of the same name")
 
     def _captioned(self, image: str, caption: str) -> Draft | SampleError:
@@ -104,6 +112,9 @@ class Folder:
                 return SampleError("record_ambiguous", detail)
             if path.stat().st_size > MAX_CAPTION_BYTES:
                 return SampleError("record_too_long", f"{path}: a caption of more than {MAX_CAPTION_BYTES} bytes")
+            if is_lfs_pointer(path, path.stat().st_size):
+                detail = f"{path}: a Git LFS pointer, not the caption; fetch it with `git lfs pull`"
+                return SampleError("caption_lfs_pointer", detail)
             return self._draft(image, path.read_text(encoding="utf-8-sig"))
         except UnicodeDecodeError:
             return SampleError("text_utf8", f"{path}: expected UTF-8")

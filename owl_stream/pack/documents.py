@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
 from owl_stream.errors import ConfigError, DataError, SampleError
+from owl_stream.records import is_conversation, key_that_comes_twice
 
 MAX_RECORD = 16 << 20
 """Characters; what a shard's record may be, too."""
 
 _CHUNK = 1 << 20
 _SPACE = " \t\n\r"
-_DECODER = json.JSONDecoder()
 
 
 class Documents:
@@ -42,12 +42,24 @@ class Documents:
             with self.path.open(encoding="utf-8-sig", errors="surrogateescape", newline="\n") as file:
                 head = file.read(_CHUNK)
                 file.seek(0)
-                pieces = _Array(file, self) if head.lstrip(_SPACE)[:1] == "[" else self._lines(file)
-                for number, line, value in pieces:
+                for number, line, value in self._pieces(file, head):
                     yield number, line, _record(value)
         except OSError as exc:
             raise ConfigError(f"{self.path}: cannot read it: {exc.strerror}") from exc
         self.position = self.size
+
+    def _pieces(self, file: TextIO, head: str) -> Iterable[tuple[int, int, object]]:
+        """An array of records, JSON Lines, or one record that is a list of turns; what it begins with tells."""
+        if head.lstrip(_SPACE)[:1] != "[":
+            return self._lines(file)
+        if not _begins_with_a_turn(head):
+            return _Array(file, self)
+        first = head.lstrip(_SPACE).partition("\n")[0]
+        if isinstance(_parse(first), list):
+            return self._lines(file)
+        text = file.read(MAX_RECORD + 1)
+        too_long = SampleError("record_too_long", f"a record of more than {MAX_RECORD} characters")
+        return [(0, 1, too_long if len(text) > MAX_RECORD else _parse(text))]
 
     def _lines(self, file: TextIO) -> Iterator[tuple[int, int, object]]:
         at = 0
@@ -88,7 +100,7 @@ class _Array:
     def _value(self) -> object:
         while True:
             try:
-                value, end = _DECODER.raw_decode(self._text, self._at)
+                value, end = _decoded(self._text, self._at)
             except RecursionError as exc:
                 raise self._damage("lists and objects are nested too deep") from exc
             except ValueError as exc:
@@ -134,12 +146,44 @@ class _Array:
 
 def _parse(line: str) -> object:
     try:
-        value: object = json.loads(line)
+        value, end = _decoded(line, len(line) - len(line.lstrip(_SPACE)))
     except RecursionError:
         return SampleError("json_nesting", "lists and objects are nested too deep")
     except ValueError as exc:
         return SampleError("json_malformed", f"not JSON: {exc}")
+    if rest := line[end:].strip(_SPACE):
+        return SampleError("json_malformed", f"not JSON: expected nothing behind the value, got {rest[:40]!r}")
     return value
+
+
+def _decoded(text: str, at: int) -> tuple[object, int]:
+    """The value that begins at a place, or a SampleError where a key of it comes twice; and the place behind it.
+
+    Raises:
+        ValueError: no whole value stands there. RecursionError: it is nested too deep.
+    """
+    twice: list[str] = []
+
+    def made(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if (name := key_that_comes_twice(pairs)) is not None:
+            twice.append(name)
+        return dict(pairs)
+
+    value, end = json.JSONDecoder(object_pairs_hook=made).raw_decode(text, at)
+    if twice:
+        detail = f"not JSON: the key {twice[0][:64]!r} comes twice in one object"
+        return SampleError("json_malformed", detail), end
+    return value, end
+
+
+def _begins_with_a_turn(head: str) -> bool:
+    """Whether the first element of an array is a turn, so that the array is a conversation and not a list of them."""
+    start = head.index("[") + 1
+    try:
+        first, _ = _decoded(head, start + len(head[start:]) - len(head[start:].lstrip(_SPACE)))
+    except (ValueError, RecursionError):
+        return False
+    return is_conversation([first])
 
 
 def _record(value: object) -> dict[str, Any] | list[Any] | SampleError:

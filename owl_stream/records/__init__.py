@@ -4,7 +4,7 @@ Never opens a file, knows no tar and no path: media are names, and who calls say
 """
 
 from owl_stream.records.conversation import Conversation, is_conversation, read_conversation
-from owl_stream.records.document import check_text, find_conversation, parse_json, read_text
+from owl_stream.records.document import check_text, find_conversation, key_that_comes_twice, parse_json, read_text
 from owl_stream.records.fields import is_empty, judge_caption
 from owl_stream.records.markers import IMAGE_MARKER, VIDEO_MARKER, place_media
 from owl_stream.records.notes import describe_note, note
@@ -23,6 +23,7 @@ __all__ = [
     "is_conversation",
     "is_empty",
     "judge_caption",
+    "key_that_comes_twice",
     "note",
     "parse_json",
     "place_media",

@@ -70,11 +70,11 @@ def _messages(fields: Mapping[str, Any], options: RecordOptions, notes: dict[str
 
 def _asked(fields: Mapping[str, Any]) -> list[Message]:
     """ms-swift's older form: `{query, response, history: [[query, response], ...]}`."""
-    history = fields.get("history")
-    if not vocabulary.is_empty(history) and not isinstance(history, list):
+    history = [] if vocabulary.is_empty(fields.get("history")) else fields["history"]
+    if not isinstance(history, list):
         raise SampleError("record_type", f"`history`: expected a list, got {kind(history)}")
     pairs = []
-    for at, pair in enumerate(history or []):
+    for at, pair in enumerate(history):
         if not isinstance(pair, list) or len(pair) != 2:
             raise SampleError("record_type", f"history[{at}]: expected [query, response]")
         pairs.append((pair, f"history[{at}]"))

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from owl_stream.errors import SampleError
@@ -121,13 +122,17 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON number")
 
 
+def key_that_comes_twice(pairs: Sequence[tuple[str, Any]]) -> str | None:
+    """The first key of an object that comes more than once. Parsers keep the last value; nobody knows which counts."""
+    if len(dict(pairs)) == len(pairs):
+        return None
+    return next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+
+
 def _with_each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+    if (twice := key_that_comes_twice(pairs)) is not None:
         raise ValueError(f"the key {twice[:64]!r} comes twice in one object")
-    return made
+    return dict(pairs)
 
 
 _JSON = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_with_each_key_once)

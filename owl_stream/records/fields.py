@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from owl_stream.errors import SampleError
@@ -33,6 +34,8 @@ LEARNED = (
     "trainable",
     "supervised",
 )
+MOST_FIELDS = 256
+"""Of a record or a turn: each unknown one is compared with all that are known."""
 REMOTE_IMAGES = ("image_url", "image_urls")
 
 _PAIR = "it belongs to a preference pair, and pairs are not built: write one record per answer that is to be learned"
@@ -58,6 +61,7 @@ def _refusals(refusal: Refusal, names: str) -> dict[str, Refusal]:
     return {_folded(name): refusal for name in names.split()}
 
 
+@lru_cache(maxsize=4096)
 def _folded(name: str) -> str:
     return "".join(letter for letter in name[:64].lower() if letter.isalnum())
 
@@ -203,6 +207,8 @@ def names(fields: Mapping[str, Any]) -> str:
 
 
 def _refuse(fields: Mapping[str, Any], where: str, refused: Mapping[str, Refusal]) -> None:
+    if len(fields) > MOST_FIELDS:
+        raise SampleError("record_field", f"{where}{len(fields)} fields, more than {MOST_FIELDS}")
     for name, value in fields.items():
         refusal = refused.get(_folded(name))
         if refusal is not None and not is_empty(value) and value not in refusal.neutral:
@@ -212,7 +218,7 @@ def _refuse(fields: Mapping[str, Any], where: str, refused: Mapping[str, Refusal
 
 
 def _unknown(
-    fields: Mapping[str, Any], where: str, honoured: Sequence[str], known: frozenset[str], options: RecordOptions
+    fields: Mapping[str, Any], where: str, honoured: tuple[str, ...], known: frozenset[str], options: RecordOptions
 ) -> Iterator[str]:
     for name, value in fields.items():
         if name in honoured or is_empty(value) or _folded(name) in known:
@@ -225,7 +231,8 @@ def _unknown(
         yield note("unknown_turn_field" if where else "unknown_field", name)
 
 
-def _misspelt(name: str, honoured: Sequence[str]) -> str:
+@lru_cache(maxsize=4096)
+def _misspelt(name: str, honoured: tuple[str, ...]) -> str:
     same = next((valid for valid in honoured if _folded(valid) == _folded(name)), "")
     near = difflib.get_close_matches(name[:64], honoured, n=1, cutoff=_MISSPELT)
     return same or (near[0] if near else "")

@@ -25,6 +25,7 @@ from owl_stream.records import (
 )
 from owl_stream.shards.media import choose_media, image_members, refuse_other_media
 from owl_stream.shards.sample import Member, Sample
+from owl_stream.shards.sniff import sniff
 
 _TEXTS = ("txt", "caption")
 _MOST_NOTES = 16
@@ -78,6 +79,9 @@ def _from_caption(sample: Sample, caption: Member, metadata: Member | None, opti
     refuse_other_media(sample)
     if not images:
         raise SampleError("image_count", "a caption needs at least one image member, got none")
+    if sniff(caption.data) == "git-lfs":
+        detail = "a Git LFS pointer, not the caption; run `git lfs pull` where the shards were made"
+        raise SampleError("text_lfs_pointer", detail)
     answer = read_text(caption.data).strip()
     if not answer:
         raise SampleError("record_empty", "the caption is empty")

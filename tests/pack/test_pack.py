@@ -236,3 +236,35 @@ def test_a_directory_that_holds_something_else_is_left_alone(tmp_path: Path) -> 
         with pytest.raises(ConfigError, match="another run"):
             packed(path, tmp_path / "out")
     assert packed(path, tmp_path / "out").shards == made.shards
+
+
+LIST_OF_TURNS = [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]
+
+
+@pytest.mark.parametrize(
+    ("text", "samples"),
+    [
+        (json.dumps(LIST_OF_TURNS), 1),
+        (json.dumps(LIST_OF_TURNS, indent=1), 1),
+        (f"{json.dumps(LIST_OF_TURNS)}\n{json.dumps(LIST_OF_TURNS)}\n", 2),
+        (json.dumps([LIST_OF_TURNS, LIST_OF_TURNS], indent=1), 2),
+    ],
+)
+def test_a_list_of_turns_is_a_record_alone_in_lines_and_in_an_array(tmp_path: Path, text: str, samples: int) -> None:
+    """A file of one, a line each, or a list of them."""
+    (tmp_path / "x.json").write_text(text)
+    made = packed(tmp_path / "x.json", tmp_path / "out")
+    assert (made.samples, made.bad) == (samples, ())
+
+
+@pytest.mark.parametrize("array", [False, True])
+def test_a_key_that_comes_twice_costs_its_record_only(tmp_path: Path, array: bool) -> None:
+    """In lines and in an array; its neighbours are packed."""
+    good = json.dumps({"conversations": LIST_OF_TURNS})
+    twice = good[:-1] + ', "system": "x", "system": ""}'
+    rows = [good, twice, good]
+    (tmp_path / "x.json").write_text(f"[{','.join(rows)}]" if array else "\n".join(rows))
+    made = packed(tmp_path / "x.json", tmp_path / "out")
+    assert made.samples == 2
+    assert [bad.reason for bad in made.bad] == ["json_malformed"]
+    assert "'system' comes twice" in made.bad[0].detail

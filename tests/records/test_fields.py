@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from owl_stream.errors import SampleError
 from owl_stream.records import RecordOptions
 from tests.records.both import asked, detail, in_shard, learned, messages, packed, reason, turns_of
 
@@ -230,3 +231,20 @@ def test_notes_that_are_too_many_are_counted_together() -> None:
     record = in_shard({**asked("a"), **{f"extra field {n}": n + 1 for n in range(20)}}, 1)
     assert record.notes[0] == "image_in_front"
     assert record.notes[-1] == "other"
+
+
+@pytest.mark.parametrize("turn", [False, True])
+def test_a_record_of_endless_fields_is_refused_at_once(turn: bool) -> None:
+    """Each would be compared with every name that is known."""
+    record = asked("a")
+    (record["messages"][0] if turn else record).update({f"field {n}": 1 for n in range(100_000)})
+    assert reason(record) == "record_field"
+
+
+def test_the_last_of_many_keys_that_comes_twice_is_found_in_one_pass() -> None:
+    """However many there are before it."""
+    from owl_stream.records import parse_json
+
+    keys = ", ".join(f'"{n}": 1' for n in range(200_000))
+    with pytest.raises(SampleError, match="'199999' comes twice"):
+        parse_json(memoryview(f'{{{keys}, "199999": 2}}'.encode()))

@@ -216,3 +216,23 @@ def test_fields_beside_a_caption_in_a_folder_are_judged(tmp_path: Path) -> None:
     made = pack(PackSettings(inputs=(tmp_path / "in",), out=tmp_path / "other"), workers=1)
     assert made.samples == 1
     assert made.bad[0].reason == "record_ambiguous"
+
+
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n"
+
+
+def test_a_caption_that_is_a_git_lfs_pointer_is_never_learned(tmp_path: Path) -> None:
+    """In a shard and in a folder."""
+    from owl_stream.pack import PackSettings, pack
+
+    assert refused({"jpg": picture(8, 8, 0), "txt": LFS}).reason == "text_lfs_pointer"
+    (tmp_path / "in").mkdir()
+    for at, (suffix, text) in enumerate([("txt", LFS), ("TXT", b"a"), ("caption", b"b")]):
+        (tmp_path / "in" / f"{at}.jpg").write_bytes(picture(8, 8, at))
+        (tmp_path / "in" / f"{at}.{suffix}").write_bytes(text)
+    (tmp_path / "in" / "3.jpg").write_bytes(picture(8, 8, 3))
+    (tmp_path / "in" / "3.txt").write_bytes(b"a")
+    (tmp_path / "in" / "3.caption").write_bytes(b"b")
+    made = pack(PackSettings(inputs=(tmp_path / "in",), out=tmp_path / "out"), workers=1)
+    assert [bad.reason for bad in made.bad] == ["caption_lfs_pointer", "record_ambiguous"]
+    assert made.samples == 2
