@@ -8,21 +8,19 @@ from __future__ import annotations
 import io
 import random
 import struct
-import warnings
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import simplejpeg
-from numpy.typing import NDArray
 from PIL import Image
 
 from owl_stream.assemble.header import probe
 from owl_stream.assemble.images import decode
 from owl_stream.assemble.jpeg import read_jpeg, scans_alone
 from owl_stream.errors import SampleError
-from tests.support.images import damaged_jpeg, encode, photo, released
+from tests.support.images import damaged_jpeg, encode, photo, released, released_or_none
 
 PIXELS = 10**8
 Segments = list[bytes]
@@ -271,16 +269,6 @@ EITHER = {
 }
 
 
-def expected(data: bytes) -> NDArray[np.uint8] | None:
-    """Pillow's pixels, or none where it has an error to tell."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            return released(data)
-        except Exception:  # whatever it is, Pillow gives no pixels
-            return None
-
-
 def got(data: bytes) -> tuple[Any, str, str]:
     """Our pixels (or None), what is suspicious about them, and the reason where there are none."""
     try:
@@ -298,7 +286,7 @@ def got(data: bytes) -> tuple[Any, str, str]:
 def test_a_harmless_mutation_leaves_pillows_pixels(photograph: str, mutation: str) -> None:
     """Pillow gives pixels, so they are the same here, and nothing is suspicious about them."""
     data = HARMLESS[mutation](split(PHOTOGRAPHS[photograph]))
-    right = expected(data)
+    right = released_or_none(data)
     assert right is not None
     pixels, warning, reason = got(data)
     assert (reason, warning) == ("", "")
@@ -310,7 +298,7 @@ def test_a_harmless_mutation_leaves_pillows_pixels(photograph: str, mutation: st
 def test_what_pillow_refuses_has_a_name(photograph: str, mutation: str) -> None:
     """No pixels there, no pixels here, and a reason."""
     data = REFUSED[mutation](split(PHOTOGRAPHS[photograph]))
-    assert expected(data) is None
+    assert released_or_none(data) is None
     pixels, _, reason = got(data)
     assert pixels is None
     assert reason
@@ -321,7 +309,7 @@ def test_what_pillow_refuses_has_a_name(photograph: str, mutation: str) -> None:
 def test_a_mutation_of_the_coding_gives_pillows_pixels_or_a_name(photograph: str, mutation: str) -> None:
     """Pillow's pixels, unless libjpeg finds the data of a scan damaged, about which Pillow is silent."""
     data = EITHER[mutation](split(PHOTOGRAPHS[photograph]))
-    right = expected(data)
+    right = released_or_none(data)
     pixels, _, reason = got(data)
     if right is None:
         assert pixels is None
@@ -338,7 +326,7 @@ def test_a_missing_end_is_taken_where_pillow_takes_it(name: str, options: dict[s
     """Pillow takes a file that lacks its EOI marker where every pixel came out all the same."""
     whole = small(name, **options)
     for nbytes in range(len(whole) - 8, len(whole)):
-        right, (pixels, _, reason) = expected(whole[:nbytes]), got(whole[:nbytes])
+        right, (pixels, _, reason) = released_or_none(whole[:nbytes]), got(whole[:nbytes])
         if right is None:
             assert reason == "jpeg_truncated"
         else:
@@ -357,7 +345,7 @@ def test_mutations_together_give_pillows_pixels_or_a_name(seed: int) -> None:
                 data = mutate(split(data))
             except (StopIteration, IndexError, struct.error):
                 continue  # what the last one made has no such segment
-        right, (pixels, _, reason) = expected(data), got(data)
+        right, (pixels, _, reason) = released_or_none(data), got(data)
         if right is None:
             assert pixels is None
             assert reason
@@ -375,7 +363,7 @@ def test_damage_is_found_behind_a_harmless_warning() -> None:
         holes[:2] + adobe(0, 100, 0, 0, 0, 0, 7) + holes[20:],
         edit(0xDA, with_odd_end)(split(holes)),
     ):
-        assert expected(hidden) is not None
+        assert released_or_none(hidden) is not None
         assert got(hidden)[2] == "jpeg_corrupt"
 
 
@@ -395,7 +383,7 @@ def test_bytes_too_many_in_a_scan_are_suspicious(photograph: str) -> None:
     scan, suspicious = data.rindex(b"\xff\xda") + 14, 0
     for place in range(scan, len(data) - 2, (len(data) - scan) // 40):
         damaged = data[:place] + b"\x12\x34\x56" * 9 + data[place:]
-        right, (pixels, warning, reason) = expected(damaged), got(damaged)
+        right, (pixels, warning, reason) = released_or_none(damaged), got(damaged)
         assert right is not None
         if pixels is None:
             assert reason == "jpeg_corrupt"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import resource
 import struct
-import warnings
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -15,7 +14,7 @@ from PIL import Image
 from owl_stream.assemble.header import probe
 from owl_stream.assemble.images import decode
 from owl_stream.errors import SampleError
-from tests.support.images import damaged_jpeg, encode, png_chunk, released
+from tests.support.images import damaged_jpeg, encode, png_chunk, released, released_or_none
 from tests.support.jpegs import Mutant, ended, inserted, joined, metadata, real_jpegs, rearranged, segments, structure
 
 JPEGS = real_jpegs()
@@ -27,16 +26,6 @@ MUTATIONS: dict[str, Callable[[bytes], Iterator[Mutant]]] = {
 }
 CODED = ("da ", "c4 ")
 """Mutants of scans and Huffman tables: the data of the scan is damaged even where Pillow's pixels are not."""
-
-
-def pillow(data: bytes) -> NDArray[np.uint8] | None:
-    """Pillow's pixels; None where it has an error to tell."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            return released(data)
-        except Exception:  # whatever it is, Pillow gives no pixels
-            return None
 
 
 def ours(data: bytes) -> tuple[NDArray[np.uint8] | None, str]:
@@ -57,7 +46,7 @@ def test_every_mutant_has_pillows_pixels_or_a_name(jpeg: str, mutation: str) -> 
     whole = released(JPEGS[jpeg])
     seen = 0
     for name, data in MUTATIONS[mutation](JPEGS[jpeg]):
-        expected, (pixels, reason) = pillow(data), ours(data)
+        expected, (pixels, reason) = released_or_none(data), ours(data)
         if expected is None:
             assert pixels is None, name
         elif pixels is not None:
@@ -73,7 +62,7 @@ def test_damage_behind_tables_alone_is_found() -> None:
     """libjpeg-turbo's simple interface does not take such a file, so its scan is looked at without them."""
     damaged = damaged_jpeg(JPEGS["baseline"])
     tables = joined([part for part in segments(JPEGS["baseline"]) if part[1] in (0xDB, 0xC4)])
-    assert pillow(tables + damaged) is not None
+    assert released_or_none(tables + damaged) is not None
     assert ours(tables + damaged) == (None, "jpeg_corrupt")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import struct
+import warnings
 import zlib
 from functools import lru_cache
 from pathlib import Path
@@ -34,6 +35,16 @@ def released(data: bytes) -> NDArray[np.uint8]:
     """The pixels that the released processor sees: `Image.open(...).convert("RGB")`, uint8 [h, w, 3]."""
     with Image.open(io.BytesIO(data)) as image:
         return np.asarray(image.convert("RGB"))
+
+
+def released_or_none(data: bytes) -> NDArray[np.uint8] | None:
+    """The same; None where Pillow has an error to tell."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return released(data)
+        except Exception:  # whatever it is, Pillow gives no pixels
+            return None
 
 
 def damaged_jpeg(data: bytes) -> bytes:
