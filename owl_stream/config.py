@@ -142,7 +142,7 @@ class DatasetConfig(_Frozen):
 
     shards: tuple[str, ...] = Field(min_length=1, description="tars, brace patterns, globs, directories")
     layout: LayoutName = Field("owl3-240728", description="the release of the model, see layouts.md")
-    tokenizer: str = Field(min_length=1, description="a tokenizers file, or a hub id")
+    tokenizer: str = Field(min_length=1, description="a tokenizers file, a directory with one, or a hub id")
     chat: Literal["release", "swift"] = Field(
         "release", description="the released processor's text and labels, or ms-swift's, see layouts.md"
     )

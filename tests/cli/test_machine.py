@@ -35,21 +35,21 @@ def run(
 
 
 @pytest.mark.parametrize("name", INDEXING)
-def test_fault_91_no_shared_memory(config: Path, name: str) -> None:
+def test_fault_110_no_shared_memory(config: Path, name: str) -> None:
     """A read-only /dev/shm: what to mount."""
     line = one_line(run(mounted(SHARED_MEMORY["read_only"], command(name, "--config", config))))
     assert "/dev/shm: Read-only file system" in line
     assert "mount a tmpfs there" in line
 
 
-def test_fault_91_no_shared_memory_at_all(config: Path) -> None:
+def test_fault_110_no_shared_memory_at_all(config: Path) -> None:
     """/dev/shm is not there."""
     line = one_line(run(mounted(SHARED_MEMORY["missing"], command("index", "--config", config))))
     assert "/dev/shm: No such file or directory" in line
 
 
 @pytest.mark.parametrize("name", INDEXING)
-def test_fault_92_too_few_open_files(config: Path, name: str) -> None:
+def test_fault_111_too_few_open_files(config: Path, name: str) -> None:
     """The limit is named, and how to raise it."""
     line = one_line(run(command(name, "--config", config), preexec=few_files(14)))
     assert "14 files open" in line
@@ -57,7 +57,7 @@ def test_fault_92_too_few_open_files(config: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("kind", [full, read_only], ids=["full", "read_only"])
-def test_fault_93_an_index_directory_that_cannot_be_written(config: Path, kind: Callable[[Path], str]) -> None:
+def test_fault_124_an_index_directory_that_cannot_be_written(config: Path, kind: Callable[[Path], str]) -> None:
     """The directory is named, and the flag that names another one."""
     index = config.parent / "index"
     line = one_line(run(mounted(kind(index), command("index", "--config", config, "--index-dir", index))))
@@ -66,7 +66,7 @@ def test_fault_93_an_index_directory_that_cannot_be_written(config: Path, kind: 
 
 
 @pytest.mark.parametrize("place", ["owl-stream.yaml", "owl-stream.yaml/below"])
-def test_fault_93_an_index_directory_that_is_a_file(here: Here, config: Path, place: str) -> None:
+def test_fault_124_an_index_directory_that_is_a_file(here: Here, config: Path, place: str) -> None:
     """The same where a file stands in its place, or above it."""
     assert place in one_line(here("index", "--config", config, "--index-dir", config.parent / place))
 
@@ -96,7 +96,7 @@ assemble.open_dataset = open_dataset
     ],
 )
 @pytest.mark.parametrize("name", ["index", "plan"])
-def test_fault_95_what_no_command_foresaw_is_one_line_too(
+def test_fault_112_what_no_command_foresaw_is_one_line_too(
     config: Path, name: str, error: str, code: int, said: str
 ) -> None:
     """Exit code 2 where the machine's owner can mend it, else 1."""
@@ -107,7 +107,7 @@ def test_fault_95_what_no_command_foresaw_is_one_line_too(
     assert said in done.stderr
 
 
-def test_fault_95_the_traceback_is_there_for_who_asks(config: Path) -> None:
+def test_fault_112_the_traceback_is_there_for_who_asks(config: Path) -> None:
     """OWL_TRACEBACK, which the line names, shows it before the line."""
     raising = command("index", "--config", config, patch=RAISING.format("RuntimeError('no such thing')"))
     assert "OWL_TRACEBACK=1" in run(raising).stderr
@@ -116,7 +116,7 @@ def test_fault_95_the_traceback_is_there_for_who_asks(config: Path) -> None:
     assert shown.strip().splitlines()[-1].startswith("owl-stream: ")
 
 
-def test_fault_94_check_blames_no_sample_for_workers_that_never_start(config: Path, tmp_path: Path) -> None:
+def test_fault_112_check_blames_no_sample_for_workers_that_never_start(config: Path, tmp_path: Path) -> None:
     """Where the workers die, not one sample is listed as bad."""
     (tmp_path / "sitecustomize.py").write_text(
         "import os, sys\nif 'owl_stream.engine.worker' in sys.orig_argv:\n    os._exit(3)\n"
@@ -151,7 +151,7 @@ def test_a_reader_that_stops_reading_gets_no_traceback(config: Path) -> None:
 
 
 @pytest.mark.parametrize("name", INDEXING)
-def test_fault_94_indexing_processes_that_die_at_once(config: Path, tmp_path: Path, name: str) -> None:
+def test_fault_112_indexing_processes_that_die_at_once(config: Path, tmp_path: Path, name: str) -> None:
     """They are killed before they have read anything: one line that says so, exit code 1, because it may pass."""
     (tmp_path / "sitecustomize.py").write_text(
         "import os, sys\nif any('spawn_main' in each for each in sys.orig_argv):\n    os.kill(os.getpid(), 9)\n"

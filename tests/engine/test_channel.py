@@ -55,7 +55,7 @@ def test_a_descriptor_waits_for_room_in_a_full_socket() -> None:
 
 def test_a_message_that_a_worker_does_not_read_has_a_deadline() -> None:
     """A stopped worker is broken from then on: half a message is in its socket."""
-    large: Any = SimpleNamespace(fingerprint="large", assembler_factory=bytes(8 << 20))
+    large: Any = SimpleNamespace(frames="large", assembler_factory=bytes(8 << 20))
 
     async def run() -> None:
         worker = WorkerHandle(10, 0.5)

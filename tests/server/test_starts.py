@@ -1,6 +1,6 @@
 """A start that fails says so: the reason is on stderr, in /health and on the page, and the exit code is not 0.
 
-Faults 95, 110, 111, 112, 113 and 114 of docs/faults.md.
+Faults 95, 110, 111, 112, 113, 114 and 124 of docs/faults.md.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def config(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("mounts", SHARED_MEMORY.values(), ids=SHARED_MEMORY)
-def test_fault_91_without_shared_memory_the_server_says_what_to_mount(config: Path, mounts: str) -> None:
+def test_fault_110_without_shared_memory_the_server_says_what_to_mount(config: Path, mounts: str) -> None:
     """Indexing needs a writable /dev/shm: without it the process ends with 2, a remedy and no traceback."""
     done = ended(mounted(mounts, serving(config)))
     assert done.returncode == 2
@@ -131,7 +131,7 @@ def test_fault_91_without_shared_memory_the_server_says_what_to_mount(config: Pa
     assert "Traceback" not in done.stderr
 
 
-def test_fault_91_an_index_that_is_there_is_served_without_shared_memory(config: Path) -> None:
+def test_fault_110_an_index_that_is_there_is_served_without_shared_memory(config: Path) -> None:
     """Frames lie in memory that has no name: only indexing needs /dev/shm."""
     with started(config) as server:
         assert server.next_event() == {"event": "ready", "datasets": ["train"]}
@@ -141,7 +141,7 @@ def test_fault_91_an_index_that_is_there_is_served_without_shared_memory(config:
 
 
 @pytest.mark.parametrize("most", [12, 24, 63])
-def test_fault_92_too_few_open_files_are_refused_with_the_limit_and_the_remedy(config: Path, most: int) -> None:
+def test_fault_111_too_few_open_files_are_refused_with_the_limit_and_the_remedy(config: Path, most: int) -> None:
     """`ulimit -n 24` is no place to serve from: exit code 2, one line, before anything listens."""
     done = ended(serving(config), preexec=few_files(most))
     assert done.returncode == 2
@@ -152,7 +152,7 @@ def test_fault_92_too_few_open_files_are_refused_with_the_limit_and_the_remedy(c
 
 
 @pytest.mark.parametrize("kind", [full, read_only], ids=["full", "read_only"])
-def test_fault_93_an_index_that_cannot_be_written_ends_the_server(config: Path, kind: Callable[[Path], str]) -> None:
+def test_fault_124_an_index_that_cannot_be_written_ends_the_server(config: Path, kind: Callable[[Path], str]) -> None:
     """A full or read-only index directory is named, and how to choose another one."""
     index = config.parent / "index"
     done = ended(mounted(kind(index), serving(config, "--index-dir", index)))
@@ -163,7 +163,7 @@ def test_fault_93_an_index_that_cannot_be_written_ends_the_server(config: Path, 
 
 
 @pytest.mark.parametrize("how", ["os.kill(os.getpid(), 9)", "os._exit(3)"], ids=["killed", "exits"])
-def test_fault_94_workers_that_never_start_end_the_server(config: Path, tmp_path: Path, how: str) -> None:
+def test_fault_112_workers_that_never_start_end_the_server(config: Path, tmp_path: Path, how: str) -> None:
     """A server without one worker would answer every stream with an error: it ends with 1, and says how they ended."""
     (tmp_path / "sitecustomize.py").write_text(
         f"import os, sys\nif 'owl_stream.engine.worker' in sys.orig_argv:\n    {how}\n"
@@ -185,7 +185,7 @@ def test_fault_94_workers_that_never_start_end_the_server(config: Path, tmp_path
         ("KeyError('x')", 1, "KeyError: 'x'"),
     ],
 )
-def test_fault_95_whatever_opening_raises_ends_the_server(config: Path, error: str, code: int, said: str) -> None:
+def test_fault_112_whatever_opening_raises_ends_the_server(config: Path, error: str, code: int, said: str) -> None:
     """No exception leaves it indexing for ever: each ends the process with its reason as the last line."""
     done = ended(serving(config, patch=OPENING.format(names=["train"], error=error)))
     assert done.returncode == code
@@ -202,7 +202,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize(("settings", "patch", "said"), BROKEN.values(), ids=BROKEN)
-def test_fault_96_a_dataset_that_fails_leaves_the_others_alone(
+def test_fault_113_a_dataset_that_fails_leaves_the_others_alone(
     tmp_path: Path, settings: dict[str, object], patch: str, said: str
 ) -> None:
     """The good one streams; health is 503 and says why, as do the page, the log and who asks for the bad one."""
@@ -229,7 +229,7 @@ def test_fault_96_a_dataset_that_fails_leaves_the_others_alone(
         assert said in server.log
 
 
-def test_fault_96_a_server_of_nothing_but_failures_names_them_all(tmp_path: Path) -> None:
+def test_fault_113_a_server_of_nothing_but_failures_names_them_all(tmp_path: Path) -> None:
     """Two datasets, two reasons, one exit code: 1, because one of the two is not the user's to mend."""
     config = two_datasets(tmp_path, tokenizer="absent.json")
     done = ended(serving(config, patch=OPENING.format(names=["good"], error="RuntimeError('no such thing')")))
@@ -257,7 +257,7 @@ BACKGROUND = {
 
 
 @pytest.mark.parametrize("what", BACKGROUND)
-def test_fault_97_background_work_that_ends_is_told(config: Path, what: str) -> None:
+def test_fault_114_background_work_that_ends_is_told(config: Path, what: str) -> None:
     """A task that nobody waits for and that fails: health 503 with the reason, the page has it, and so has the log."""
     with started(config, BACKGROUND[what]) as server:
         assert server.next_event() == {"event": "ready", "datasets": ["train"]}
