@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+import unicodedata
 from pathlib import Path
 
 from owl_stream.errors import SampleError
@@ -44,6 +45,8 @@ class ImageRoot:
                 "image_outside",
                 f"image {name[:200]!r} lies outside of {self._root} (at {path}); set --images, or --allow-outside",
             )
+        if not os.path.exists(path):
+            path = self._spelt_otherwise(name) or path
         try:
             status = os.stat(path)
         except OSError as exc:
@@ -60,6 +63,15 @@ class ImageRoot:
                 f"image {name[:200]!r}: a Git LFS pointer, not the image; fetch it with `git lfs pull`",
             )
         return ImageFile(path, _ext(path), status.st_size, status.st_mtime_ns)
+
+    def _spelt_otherwise(self, name: str) -> str:
+        """The path of a file whose name has the same letters in another Unicode form: macOS and JSON seldom agree."""
+        for form in ("NFC", "NFD"):
+            path = os.path.realpath(os.path.join(self._root, unicodedata.normalize(form, name)))
+            inside = self._allow_outside or os.path.commonpath([self._root, path]) == self._root
+            if inside and os.path.exists(path):
+                return path
+        return ""
 
 
 def _ext(path: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from owl_stream.errors import SampleError
 from owl_stream.pack.entry import Draft
-from owl_stream.records import RecordOptions, is_empty, read_conversation
+from owl_stream.records import FILE_NAMES, RecordOptions, is_empty, read_conversation
 
 FORMATS: Mapping[str, tuple[str, ...]] = {
     "auto": ("conversations", "messages", "query", "response"),
@@ -33,12 +33,15 @@ def read_draft(record: Mapping[str, Any] | list[Any], form: str, options: Record
         own = record.get("id")
     if conversation.videos:
         raise SampleError("media_unsupported", "`videos`: only images can be packed; write shards with frames yourself")
-    if conversation.remote and not conversation.images:
+    images = conversation.images or ()
+    if conversation.remote in FILE_NAMES and conversation.images is None and isinstance(record, Mapping):
+        images = (record[conversation.remote],)
+    elif conversation.remote and not images:
         detail = f"`{conversation.remote}` names a picture on the network; download it, and name it in `images`"
         raise SampleError("image_remote", detail)
     return Draft(
         conversation.messages,
-        conversation.images or (),
+        images,
         own if isinstance(own, str | int) and not isinstance(own, bool) and not is_empty(own) else None,
         conversation.literal,
         conversation.notes,

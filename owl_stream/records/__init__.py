@@ -5,13 +5,14 @@ Never opens a file, knows no tar and no path: media are names, and who calls say
 
 from owl_stream.records.conversation import Conversation, is_conversation, read_conversation
 from owl_stream.records.document import check_text, find_conversation, key_that_comes_twice, parse_json, read_text
-from owl_stream.records.fields import is_empty, judge_caption
+from owl_stream.records.fields import FILE_NAMES, is_empty, judge_caption
 from owl_stream.records.markers import IMAGE_MARKER, VIDEO_MARKER, place_media
 from owl_stream.records.notes import describe_note, note
 from owl_stream.records.options import RecordOptions
 from owl_stream.records.turns import Message
 
 __all__ = [
+    "FILE_NAMES",
     "IMAGE_MARKER",
     "VIDEO_MARKER",
     "Conversation",

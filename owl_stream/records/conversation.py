@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ from owl_stream.records.document import check_text, kind
 from owl_stream.records.options import RecordOptions
 from owl_stream.records.turns import Message, check_order, looks_like_turns, read_turns
 
+_PICTURE = re.compile(r"\.(?:jpe?g|jpe|jfif|png|webp|gif|bmp|tiff?|avif|heic|heif)$", re.IGNORECASE)
 VIDEO_SUFFIXES = (".mp4", ".webm", ".mov", ".avi", ".mkv", ".m4v", ".flv", ".wmv", ".mpg", ".mpeg", ".gifv")
 
 
@@ -18,7 +20,7 @@ class Conversation(NamedTuple):
     """What a document says, its markers as they were written.
 
     `images`: names in order; None where it names none, an empty tuple where it says that there are none. `videos`:
-    names of each video's frames. `remote`: a field that holds addresses of images. `literal`: markers of other tools
+    names of each video's frames. `remote`: a field that tells of images elsewhere. `literal`: markers of other tools
     are text. `notes`: see `notes.py`.
     """
 
@@ -45,6 +47,7 @@ def read_conversation(document: object, options: RecordOptions) -> Conversation:
     check_order([message.role for message in messages])
     literal = _flag(document, vocabulary.LITERAL) or options.literal_markers
     remote = next((name for name in vocabulary.REMOTE_IMAGES if not vocabulary.is_empty(document.get(name))), "")
+    remote = remote or next((name for name in vocabulary.FILE_NAMES if _is_picture(document.get(name))), "")
     return Conversation(tuple(messages), _images(document), _videos(document), remote, literal, tuple(notes))
 
 
@@ -105,6 +108,10 @@ def _images(fields: Mapping[str, Any]) -> tuple[str, ...] | None:
         first, second = list(given)[:2]
         raise SampleError("record_ambiguous", f"both `{first}` and `{second}`; keep one")
     return next(iter(given.values()), None)
+
+
+def _is_picture(name: object) -> bool:
+    return isinstance(name, str) and _PICTURE.search(name) is not None
 
 
 def _videos(fields: Mapping[str, Any]) -> tuple[tuple[str, ...], ...]:

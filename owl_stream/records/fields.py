@@ -37,6 +37,8 @@ LEARNED = (
 MOST_FIELDS = 256
 """Of a record or a turn: each unknown one is compared with all that are known."""
 REMOTE_IMAGES = ("image_url", "image_urls")
+FILE_NAMES = ("file_name", "filename")
+"""Of a picture, where folders of images keep their metadata; of anything else, harmless."""
 
 _PAIR = "it belongs to a preference pair, and pairs are not built: write one record per answer that is to be learned"
 _TOOLS = "mPLUG-Owl3 has no form for tools: write what is to be learned as plain turns"

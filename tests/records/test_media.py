@@ -236,3 +236,25 @@ def test_a_caption_that_is_a_git_lfs_pointer_is_never_learned(tmp_path: Path) ->
     made = pack(PackSettings(inputs=(tmp_path / "in",), out=tmp_path / "out"), workers=1)
     assert [bad.reason for bad in made.bad] == ["caption_lfs_pointer", "record_ambiguous"]
     assert made.samples == 2
+
+
+def test_a_picture_that_the_metadata_of_a_folder_names_is_the_picture(tmp_path: Path) -> None:
+    """`file_name` beside `messages`: packed with it; a shard without it is refused; other files are harmless."""
+    record = packed(asked("What is it?", file_name="1.jpg"), tmp_path)
+    assert isinstance(record, Record)
+    assert bytes(record.images[0].data) == picture(8, 8, 1)
+    chat = json.dumps(asked("What is it?", file_name="1.jpg")).encode()
+    assert refused({"json": chat}).reason == "image_missing"
+    assert len(read({"json": chat, "jpg": picture(8, 8, 0)}).images) == 1
+    assert read({"json": json.dumps(asked("a", file_name="chat.json")).encode()}).images == ()
+
+
+@pytest.mark.parametrize(("written", "stored"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_a_file_is_found_in_either_unicode_form(tmp_path: Path, written: str, stored: str) -> None:
+    """macOS keeps names decomposed, JSON mostly does not."""
+    import unicodedata
+
+    (tmp_path / unicodedata.normalize(stored, "é.jpg")).write_bytes(picture(8, 8, 0))
+    record = packed(asked("<image>a", images=[unicodedata.normalize(written, "é.jpg")]), tmp_path)
+    assert isinstance(record, Record)
+    assert len(record.images) == 1
