@@ -204,14 +204,24 @@ def _scan_all(
         context = multiprocessing.get_context("spawn")
         cells = context.RawArray(ctypes.c_uint64, _Counters.cells(len(shards)))
         pool = ProcessPoolExecutor(workers, context, _start, (indexing, cells))
-    counters = _Counters(cells)
+    counters, before = _Counters(cells), set(multiprocessing.active_children())
     try:
         _feed(pool, workers, shards, counters, progress)
     except BrokenProcessPool as exc:
         raise WorkerError("an indexing process died: out of memory, or a crash in a decoder; index again") from exc
     finally:
         counters.stop()
-        pool.shutdown(wait=True, cancel_futures=True)
+        led = _is_led(pool)
+        if not led:  # nobody gives these processes work, or ends them
+            for process in set(multiprocessing.active_children()) - before:
+                process.kill()
+        pool.shutdown(wait=led, cancel_futures=led)
+
+
+def _is_led(pool: ProcessPoolExecutor) -> bool:
+    """Whether the thread that gives a pool's processes their work is alive. One that cannot be started tells nobody."""
+    thread = getattr(pool, "_executor_manager_thread", None)  # there is no public way to ask
+    return thread is None or bool(thread.is_alive())
 
 
 def _feed(
@@ -233,6 +243,9 @@ def _feed(
         done, running = wait(running, timeout=_POLL_S, return_when=FIRST_COMPLETED)
         for future in done:
             future.result()
+        if running and not done and not _is_led(pool):
+            with _starting():
+                raise RuntimeError("can't start new thread")
     progress(counters.progress(shards, len(shards)))
 
 

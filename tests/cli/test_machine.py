@@ -11,6 +11,7 @@ import pytest
 
 from tests.cli.command import Here, one_line
 from tests.support.machine import SHARED_MEMORY, command, few_files, full, mounted, read_only
+from tests.support.patience import PATIENCE_S
 from tests.support.server import ROOT
 
 INDEXING = ("index", "check", "plan", "inspect")
@@ -26,7 +27,7 @@ def run(
         stdout=stdout,
         stderr=subprocess.PIPE,
         text=True,
-        timeout=90,
+        timeout=PATIENCE_S,
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT), **env},
         check=False,
@@ -160,3 +161,24 @@ def test_fault_112_indexing_processes_that_die_at_once(config: Path, tmp_path: P
     assert done.returncode == 1
     assert len(done.stderr.strip().splitlines()) == 1
     assert "an indexing process died" in done.stderr
+
+
+@pytest.mark.parametrize("allowed", [0, 1])
+def test_fault_112_indexing_that_may_start_no_thread_ends(config: Path, tmp_path: Path, allowed: int) -> None:
+    """Neither the pool's own thread nor the one behind its queue: nobody would give the processes work, or end them."""
+    (tmp_path / "site").mkdir()
+    patch = f"""
+import sys, threading
+if "multiprocessing" not in " ".join(sys.orig_argv):
+    real, left = threading.Thread.start, [{allowed}]
+    def start(self):
+        if not left[0]:
+            raise RuntimeError("can't start new thread")
+        left[0] -= 1
+        real(self)
+    threading.Thread.start = start
+"""
+    (tmp_path / "site" / "sitecustomize.py").write_text(patch)
+    ended = run(command("index", "--config", str(config), "--processes", "2"), PYTHONPATH=f"{tmp_path / 'site'}:{ROOT}")
+    assert ended.returncode == 2, ended.stderr
+    assert "ulimit -u" in ended.stderr.splitlines()[-1]
