@@ -145,7 +145,9 @@ class ProcessEngine(Engine):
             workers=sum(worker is not None for worker in self._processes),
             busy=sum(map(bool, self._given)),
             queued=len(self._errands),
+            slabs=self._slabs.count,
             slab_bytes=self._slabs.nbytes,
+            free_bytes=self._slabs.free_bytes,
             restarts=self._restarts,
             condemned=len(self._condemned),
         )
@@ -222,8 +224,13 @@ class ProcessEngine(Engine):
         view = slab.memory[assembled.start : assembled.start + assembled.nbytes].toreadonly()
 
         def release() -> None:
-            view.release()
-            self._slabs.give(slab)
+            try:
+                view.release()
+            except BufferError:  # somebody reads it still, who must not see the next frame
+                log.warning("a frame was given back while it was being read: its memory is not used again")
+                self._slabs.discard(slab)
+            else:
+                self._slabs.give(slab)
 
         place = SharedPlace(slab, CONTROL_BYTES + assembled.start, assembled.nbytes)
         return Memory(view, assembled, release, slab_bytes(capacity), place)

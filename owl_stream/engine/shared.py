@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from types import TracebackType
 from weakref import WeakKeyDictionary
 
@@ -26,14 +27,16 @@ log = logging.getLogger("owl_stream.engine")
 class EngineStatistics:
     """A snapshot. Sums run since the engine began; `failed` are assemblies by their error's code.
 
-    `seconds` by stage are work inside workers, and `queue`: planning a job and waiting for a worker. `kept_bytes` are
-    those of finished frames that are kept for consumers a little behind.
+    `seconds` by stage are work inside workers, and `queue`: planning a job and waiting for a worker. `slab_bytes` are
+    those of all slabs, `free_bytes` those of slabs that wait for the next frame, `kept_bytes` those of finished frames
+    that are kept for consumers a little behind.
     """
 
     workers: int
     busy: int
     queued: int
     leased: int
+    slabs: int
     slab_bytes: int
     assembled: int
     shared: int
@@ -42,6 +45,7 @@ class EngineStatistics:
     seconds: dict[str, float]
     failed: dict[str, int] = field(default_factory=dict)
     kept_bytes: int = 0
+    free_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,7 @@ class FrameLease:
 
     @property
     def view(self) -> memoryview:
-        """The frame's bytes, uint8 [nbytes]; do not keep slices of it beyond the lease."""
+        """The frame's bytes, uint8 [nbytes]. The lease owns it: slices of it are released before the lease is."""
         return self._memory.view
 
     @property
@@ -189,7 +193,7 @@ class Engine(ABC):
             self._sums.shared += 1
         elif assembly is None:
             assembly = self._assemblies[key] = _Assembly(asyncio.create_task(self._make(dataset, at, consumer)))
-            assembly.task.add_done_callback(lambda task: self._settle(key, task))
+            assembly.task.add_done_callback(partial(self._settle, key, assembly))
         else:
             self._sums.shared += 1
         assembly.users += 1
@@ -214,6 +218,7 @@ class Engine(ABC):
             busy=0,
             queued=0,
             leased=leased,
+            slabs=0,
             slab_bytes=0,
             assembled=self._sums.assembled,
             shared=self._sums.shared,
@@ -257,21 +262,22 @@ class Engine(ABC):
     async def _assemble(self, dataset: Dataset, job: Job, consumer: Consumer | None) -> Memory:
         """Make one frame in memory of its own."""
 
-    def _settle(self, key: tuple[str, Coordinate], task: asyncio.Future[Memory]) -> None:
-        failed = task.cancelled() or task.exception() is not None
-        assembly = self._assemblies[key]
-        if failed:
-            del self._assemblies[key]
-        elif assembly.users == 0:
+    def _settle(self, key: tuple[str, Coordinate], assembly: _Assembly, task: asyncio.Future[Memory]) -> None:
+        if assembly.users == 0 or _failed(task):
             self._forget(key, assembly)
 
     def _end_use(self, key: tuple[str, Coordinate], assembly: _Assembly, consumer: Consumer | None) -> None:
         assembly.users -= 1
-        if assembly.users == 0 and self._assemblies.get(key) is assembly and assembly.task.done():
+        if assembly.users == 0 and assembly.task.done():
             self._forget(key, assembly, consumer)
 
     def _forget(self, key: tuple[str, Coordinate], assembly: _Assembly, by: Consumer | None = None) -> None:
+        """Let go of an assembly that has ended and is not used. Its end and its last user may come in either order."""
+        if self._assemblies.get(key) is not assembly:
+            return
         del self._assemblies[key]
+        if _failed(assembly.task):
+            return
         if not self._closed and self._wanted(key, by):
             self._recent.keep(key, assembly.task.result())
         else:
@@ -280,6 +286,11 @@ class Engine(ABC):
     def _wanted(self, key: tuple[str, Coordinate], by: Consumer | None = None) -> bool:
         """Whether anybody else may soon ask for a frame that was given back `by` one."""
         return any(other is not by and _behind(there, key) for other, there in self._consumers.items())
+
+
+def _failed(task: asyncio.Future[Memory]) -> bool:
+    """Whether an assembly that has ended has made no frame."""
+    return task.cancelled() or task.exception() is not None
 
 
 def _behind(one: tuple[str, Coordinate], other: tuple[str, Coordinate]) -> bool:

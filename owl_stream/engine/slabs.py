@@ -6,6 +6,7 @@ A memfd has no name, so nothing outlives the processes that hold it, however the
 from __future__ import annotations
 
 import fcntl
+import itertools
 import mmap
 import os
 from collections.abc import Callable
@@ -48,9 +49,13 @@ class Slab:
             raise
 
     def close(self) -> None:
-        """Let go of the memory; whoever was shown it keeps it."""
-        self.map.close()
+        """Let go of the memory; whoever was shown it keeps it. Never raises.
+
+        Where a view of it is left, the memory goes with the last one.
+        """
         os.close(self.fd)
+        with suppress(BufferError):
+            self.map.close()
 
     @property
     def memory(self) -> memoryview:
@@ -84,8 +89,11 @@ class SlabPool:
     def __init__(self, keep_bytes: int, on_drop: Callable[[int], None]) -> None:
         self._keep_bytes, self._on_drop = keep_bytes, on_drop
         self._free: list[Slab] = []
-        self._made = 0
+        self._numbers = itertools.count()
         self.nbytes = 0
+        """Of all slabs, free or in use."""
+        self.count = 0
+        """Slabs, free or in use; each has two descriptors, its own and its map's."""
 
     def take(self, frame_bytes: int) -> Slab:
         """A slab with room for a frame of `frame_bytes`."""
@@ -101,11 +109,16 @@ class SlabPool:
     def give(self, slab: Slab) -> None:
         """Take a slab back; no view of its memory may be in use any more."""
         self._free.append(slab)
-        while sum(slab.nbytes for slab in self._free) > self._keep_bytes:
+        while self.free_bytes > self._keep_bytes:
             self._drop(self._free.pop(0))
 
+    @property
+    def free_bytes(self) -> int:
+        """Of slabs that wait for the next frame."""
+        return sum(slab.nbytes for slab in self._free)
+
     def discard(self, slab: Slab) -> None:
-        """Let go of a slab that a worker may still write to: it is never used again."""
+        """Let go of a slab that somebody may still write to or read: it is never used again."""
         self._drop(slab)
 
     def close(self) -> None:
@@ -114,14 +127,15 @@ class SlabPool:
             self._drop(self._free.pop())
 
     def _make(self, nbytes: int) -> Slab:
-        slab = Slab.make(self._made, nbytes)
-        self._made += 1
+        slab = Slab.make(next(self._numbers), nbytes)
         self.nbytes += nbytes
+        self.count += 1
         return slab
 
     def _drop(self, slab: Slab) -> None:
         self._on_drop(slab.number)
         self.nbytes -= slab.nbytes
+        self.count -= 1
         with suppress(OSError):  # some sandboxes do not know it
             slab.map.madvise(mmap.MADV_REMOVE)  # whoever was shown it must not keep the pages from the system
         slab.close()

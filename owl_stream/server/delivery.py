@@ -5,35 +5,28 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Scope, Send
 
 from owl_stream.engine import Coordinate, FrameLease
 from owl_stream.errors import DrainingError, OwlStreamError
+from owl_stream.server.answer import Answer
 from owl_stream.server.journey import Journey
-from owl_stream.server.logs import stream_in_logs
 from owl_stream.server.state import ServerState
 from owl_stream.server.streams import StreamRecord
 from owl_stream.server.window import Window
-from owl_stream.server.writer import IdleReaderError, Writer, abort
-from owl_stream.wire import ACCEPTED, MEDIA_TYPE, MEMORY_HEADER, ErrorInfo, Heartbeat, MemoryOffer, Stats
+from owl_stream.server.writer import Writer
+from owl_stream.wire import ACCEPTED, MEMORY_HEADER, ErrorInfo, Heartbeat, MemoryOffer, Stats
 
 log = logging.getLogger("owl_stream.server")
 
 STATS_EVERY_S = 5.0
 
-STREAM_HEADERS = {"Cache-Control": "no-store, no-transform", "X-Accel-Buffering": "no"}
 
-
-class Delivery(Response):
-    """The response of a stream. Holds a place among the streams for as long as it runs.
-
-    `reader` is the name of its token, `report` what its client said of itself, `offer` where it would take frames.
-    """
+class Delivery(Answer):
+    """The answer that is a stream. `report` is what its client said of itself, `offer` where it would take frames."""
 
     def __init__(
         self,
@@ -43,44 +36,12 @@ class Delivery(Response):
         report: Mapping[str, float],
         offer: MemoryOffer | None = None,
     ) -> None:
-        super().__init__(media_type=MEDIA_TYPE, headers=STREAM_HEADERS)
-        del self.headers["content-length"]
-        self._journey, self._reader, self._report, self._offer = journey, reader, report, offer
-        self._engine, self._streams, self._tracing = state.engine, state.streams, state.tracing
-        self._settings, self._draining = state.config.server, state.draining
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Deliver until the journey ends, the reader goes, stops reading, or the server drains."""
-        first, name = next(self._journey.coordinates()), self._journey.dataset.name
-        with (
-            self._streams.admit(name, first, self._reader, self._report) as record,
-            stream_in_logs(record.id),
-            self._tracing.span("stream", lambda: {"stream": record.id, "dataset": name, **first._asdict()}),
-        ):
-            self.headers["Owl-Stream-Id"] = record.id
-            log.info("of %s for rank %d of %d begins at %s", name, first.rank, first.world_size, first[:3])
-            deliver = asyncio.create_task(self._deliver(scope, send, record))
-            gone = asyncio.create_task(_disconnected(receive))
-            try:
-                await asyncio.wait({deliver, gone}, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for task in (deliver, gone):
-                    task.cancel()
-                outcome, listening = await asyncio.gather(deliver, gone, return_exceptions=True)
-            if isinstance(listening, Exception):
-                log.warning("the reader could not be listened to: %r", listening)
-            if isinstance(outcome, IdleReaderError):
-                record.ended = "idle_timeout"
-                log.warning("the reader took nothing for %g s", self._settings.idle_timeout_s)
-                abort(scope)
-            elif isinstance(outcome, Exception):
-                record.ended = "internal"
-                raise outcome
-            log.info("ends after %d batches, %d bytes: %s", record.batches, record.nbytes, record.ended)
+        super().__init__(state, journey.dataset, next(journey.coordinates()), reader, report)
+        self._journey, self._offer = journey, offer
 
     async def _deliver(self, scope: Scope, send: Send, record: StreamRecord) -> None:
         offer = self._offer if self._settings.shared_memory and self._engine.shares_memory else None
-        with Writer(scope, send, record, self._settings.idle_timeout_s, offer) as write:
+        with self._writer(scope, send, record, offer) as write:
             if write.in_memory:
                 self.headers[MEMORY_HEADER] = ACCEPTED
             await write.begin(self.status_code, self.raw_headers)
@@ -150,8 +111,3 @@ class _Placed:
         """Where it stands and what its assembly took, by stage, named for a trace."""
         seconds = {f"{stage}_s": seconds for stage, seconds in self.lease.assembled.seconds.items()}
         return {**self.at._asdict(), **seconds}
-
-
-async def _disconnected(receive: Callable[[], Awaitable[MutableMapping[str, Any]]]) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -60,20 +60,29 @@ class DirectSocket:
             await self._writable(idle_timeout_s)
             await asyncio.sleep(0)
         size = b"%x%s%s\r\n" % (body.nbytes, b";" if extension else b"", extension)
-        pieces = [memoryview(size), body, memoryview(b"\r\n")]
-        while pieces:
+        pieces = (memoryview(size), body, memoryview(b"\r\n"))
+        done, whole = 0, sum(piece.nbytes for piece in pieces)
+        while done < whole:
             if self._transport.is_closing():
                 raise ConnectionResetError("the connection is closing")
-            head = _head(pieces, MAX_WRITE_BYTES)
-            try:
-                sent = os.writev(self._fd, head)
-            except BlockingIOError:
-                sent = 0
-            pieces = _behind(pieces, sent)
-            if sent < sum(map(len, head)):
+            left = whole - done
+            sent = self._send(pieces, done)
+            done += sent
+            if sent < min(MAX_WRITE_BYTES, left):
                 await self._writable(idle_timeout_s)
-            elif pieces:
+            elif sent < left:
                 await asyncio.sleep(0)
+
+    def _send(self, pieces: Sequence[memoryview], done: int) -> int:
+        """Send what the kernel takes of the pieces behind their first `done` bytes; no view of them is left."""
+        part = _part(pieces, done, MAX_WRITE_BYTES)
+        try:
+            return os.writev(self._fd, part)
+        except BlockingIOError:
+            return 0
+        finally:
+            for view in part:
+                view.release()
 
     async def _writable(self, idle_timeout_s: float) -> None:
         """Wait until the kernel takes more."""
@@ -122,22 +131,12 @@ def _give_up(ready: asyncio.Future[None]) -> None:
         ready.set_exception(TimeoutError())
 
 
-def _head(pieces: list[memoryview], most: int) -> list[memoryview]:
-    """The first `most` bytes of the pieces."""
-    head = []
+def _part(pieces: Sequence[memoryview], done: int, most: int) -> list[memoryview]:
+    """Views of at most `most` bytes of the pieces, behind their first `done` bytes."""
+    part = []
     for piece in pieces:
-        head.append(piece[:most])
-        most -= len(head[-1])
-        if not most:
-            break
-    return head
-
-
-def _behind(pieces: list[memoryview], sent: int) -> list[memoryview]:
-    """What is left of the pieces behind their first `sent` bytes."""
-    rest = list(pieces)
-    while rest and sent >= len(rest[0]):
-        sent -= len(rest.pop(0))
-    if sent:
-        rest[0] = rest[0][sent:]
-    return rest
+        if done < piece.nbytes and most:
+            part.append(piece[done : done + most])
+            most -= part[-1].nbytes
+        done = max(0, done - piece.nbytes)
+    return part

@@ -17,6 +17,7 @@ from prometheus_client.registry import Collector
 from owl_stream import __version__
 from owl_stream.assemble import STAGES
 from owl_stream.errors import ContractError, MediaOffsetError
+from owl_stream.server.connections import open_descriptors
 from owl_stream.server.streams import Sent
 from owl_stream.server.waiting import Side, Slower
 from owl_stream.wire import Status
@@ -141,7 +142,9 @@ class Metrics(Collector):
         yield _gauge(
             "engine_leased", "Uses of assembled frames that are being sent or wait for it.", [((), engine.leased)]
         )
-        yield _gauge("engine_slab_bytes", "Shared memory of frames.", [((), engine.slab_bytes)])
+        yield _gauge("engine_slabs", "Pieces of shared memory for frames, two descriptors each.", [((), engine.slabs)])
+        yield _gauge("engine_slab_bytes", "Shared memory for frames.", [((), engine.slab_bytes)])
+        yield _gauge("engine_free_bytes", "Of it, what waits for the next frames.", [((), engine.free_bytes)])
         kept = "Of finished frames that are kept for consumers a little behind others."
         yield _gauge("engine_kept_bytes", kept, [((), engine.kept_bytes)])
         yield _counter("engine_assembled", "Frames assembled.", [((), engine.assembled)])
@@ -156,6 +159,7 @@ class Metrics(Collector):
         connections = self._state.connections
         statuses = (((str(status),), n) for status, n in sorted(self._state.statuses.items()))
         yield _gauge("connections_open", "Connections open now.", [((), len(connections.open))])
+        yield _gauge("descriptors_open", "Files, sockets and shared memory open now.", [((), open_descriptors())])
         help_text = "Connections ended for a limit: a status, full, or dropped for being silent or stuck."
         yield _counter("connections_refused", help_text, _by_label(connections.refused), "reason")
         yield _counter("http_responses", "Answers by status.", statuses, "status")

@@ -13,7 +13,8 @@ from owl_stream.assemble import Dataset
 from owl_stream.engine import Coordinate
 from owl_stream.errors import DrainingError, ProtocolVersionError, RequestError, StateMismatchError
 from owl_stream.plan import check_cursor, check_deal
-from owl_stream.server.delivery import STREAM_HEADERS, Delivery
+from owl_stream.server.answer import STREAM_HEADERS, SingleFrame
+from owl_stream.server.delivery import Delivery
 from owl_stream.server.framing import only_head
 from owl_stream.server.gate import reader_of
 from owl_stream.server.journey import Journey
@@ -149,7 +150,11 @@ def _check_place(dataset: Dataset, rank: int, world_size: int, micro_batch_size:
 
 @router.get(
     "/{name}/batches/{epoch}/{step}/{micro}",
-    responses={**REFUSALS, 200: {"content": {MEDIA_TYPE: {}}, "description": "One frame"}},
+    responses={
+        **REFUSALS,
+        200: {"content": {MEDIA_TYPE: {}}, "description": "One frame"},
+        429: {"model": Refusal, "description": "Too many streams; Retry-After says when to ask again"},
+    },
     response_class=Response,
 )
 async def batch(
@@ -163,15 +168,14 @@ async def batch(
     world_size: Size = 1,
     micro_batch_size: Size | None = None,
 ) -> Response:
-    """One micro-batch: the same bytes as in a stream."""
+    """One micro-batch: the same bytes as in a stream. It takes a stream's place for as long as it is sent."""
     dataset = state.catalogue.get(name)
     size = _micro_batch_size(dataset, world_size, micro_batch_size)
     at = Coordinate(epoch, step, micro, rank, world_size, size)
     if only_head(request):
         await asyncio.to_thread(dataset.job, *at)
         return _without_body()
-    with await state.engine.frame(dataset, at) as lease:
-        return Response(bytes(lease.view), media_type=MEDIA_TYPE, headers=STREAM_HEADERS)
+    return SingleFrame(state, dataset, at, reader_of(request), {})
 
 
 @router.get("/{name}/plan", responses=REFUSALS)

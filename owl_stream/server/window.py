@@ -19,6 +19,7 @@ class Window:
         self._engine, self._dataset, self._prefetch_bytes = engine, journey.dataset, prefetch_bytes
         self._consumer = Consumer(journey.dataset, journey.coordinates())
         self._tasks: deque[asyncio.Task[FrameLease]] = deque()
+        self._in_hand: FrameLease | None = None
         self._largest = 0
         self._exhausted = False
 
@@ -44,17 +45,23 @@ class Window:
         return self._tasks[0] if self._tasks else None
 
     def take(self) -> FrameLease:
-        """Remove the next frame, which must be done. Raises what its assembly raised."""
-        lease = self._tasks.popleft().result()
+        """The next frame, which must be done. Closing the window releases it too. Raises what its assembly raised."""
+        self._in_hand = lease = self._tasks.popleft().result()
         self._largest = max(self._largest, lease.room)
         return lease
 
     async def aclose(self) -> None:
-        """Give everything back."""
-        for task in self._tasks:
+        """Give everything back, also where this is cancelled; then wait until what was under way has ended."""
+        tasks, self._tasks = list(self._tasks), deque()
+        if self._in_hand is not None:
+            self._in_hand.release()
+        for task in tasks:
             task.cancel()
-        for outcome in await asyncio.gather(*self._tasks, return_exceptions=True):
-            if isinstance(outcome, FrameLease):
-                outcome.release()
-        self._tasks.clear()
+            task.add_done_callback(_give_back)
         self._engine.leave(self._consumer)
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _give_back(task: asyncio.Task[FrameLease]) -> None:
+    if not task.cancelled() and task.exception() is None:
+        task.result().release()

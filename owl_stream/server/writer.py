@@ -18,8 +18,7 @@ from owl_stream.server.streams import StreamRecord
 from owl_stream.wire import Header, MemoryOffer, pack_frame
 
 CHUNK_BYTES = 1 << 20
-"""What is handed to the transport at a time, where frames cannot go to the socket directly. It copies, so a slab may be
-reused as soon as the last chunk is taken."""
+"""What is handed to the HTTP layer at a time, where frames cannot go to the socket directly."""
 
 ABORT = "owl_stream.abort"
 """Scope extension under which our protocol offers to drop the connection without waiting for its buffer."""
@@ -50,8 +49,10 @@ class Writer:
         self._direct: DirectSocket | None = None
         self._handover: Handover | None = None
         transport = scope.get("extensions", {}).get(DIRECT, {}).get("transport")
+        self._copies = scope["http_version"] != "1.0"
+        """Whether the HTTP layer copies what it is handed: it does into chunks, which HTTP/1.0 has none of."""
         with ExitStack() as opened:
-            if transport is not None and scope["http_version"] != "1.0" and DirectSocket.fits(transport):
+            if transport is not None and self._copies and DirectSocket.fits(transport):
                 self._direct = opened.enter_context(DirectSocket(transport))
                 if (handover := Handover.meet(offer, self._direct)) is not None:
                     self._handover = opened.enter_context(handover)
@@ -101,8 +102,9 @@ class Writer:
 
     async def _put_chunks(self, data: memoryview) -> None:
         for start in range(0, data.nbytes, CHUNK_BYTES):
-            chunk = data[start : start + CHUNK_BYTES]
-            await self._put({"type": "http.response.body", "body": chunk, "more_body": True})
+            with data[start : start + CHUNK_BYTES] as chunk:
+                body = chunk if self._copies else bytes(chunk)
+                await self._put({"type": "http.response.body", "body": body, "more_body": True})
 
     async def _within_timeout(self, sending: Awaitable[Answer]) -> Answer:
         try:
