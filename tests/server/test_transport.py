@@ -1,4 +1,4 @@
-"""The HTTP layer copies what it is handed: a slab may be written again as soon as `send` returns."""
+"""What has been sent is nobody's any more: a slab may be written again as soon as `Writer.body` returns."""
 
 from __future__ import annotations
 
@@ -9,9 +9,13 @@ from typing import Any
 import pytest
 import uvicorn
 
+from owl_stream.engine import Coordinate
 from owl_stream.server.direct import DirectSocket
+from owl_stream.server.framing import CloseDelimited
 from owl_stream.server.protocol import limited_protocol
-from owl_stream.server.writer import CHUNK_BYTES
+from owl_stream.server.streams import StreamRecord
+from owl_stream.server.writer import CHUNK_BYTES, DIRECT, Writer
+from tests.support.patience import PATIENCE_S
 
 CHUNKS = 64
 
@@ -20,20 +24,27 @@ async def scribbling_app(scope: dict[str, Any], receive: Any, send: Any) -> None
     """Send every chunk from the same memory, which is overwritten as soon as it has been taken."""
     assert scope["type"] == "http"
     memory = bytearray(CHUNK_BYTES)
-    await send({"type": "http.response.start", "status": 200, "headers": []})
-    for number in range(CHUNKS):
-        memory[:] = bytes([number]) * CHUNK_BYTES
-        await send({"type": "http.response.body", "body": memoryview(memory), "more_body": True})
-        memory[:] = b"\xff" * CHUNK_BYTES
-    await send({"type": "http.response.body", "body": b"", "more_body": False})
+    scope["extensions"].pop(DIRECT)
+    with Writer(scope, send, StreamRecord(1, "train", Coordinate(0, 0, 0, 0, 1, 1)), PATIENCE_S, None) as write:
+        await write.begin(200, [])
+        for number in range(CHUNKS):
+            memory[:] = bytes([number]) * CHUNK_BYTES
+            await write.body(memoryview(memory))
+            memory[:] = b"\xff" * CHUNK_BYTES
+        await write.end()
 
 
-def test_the_transport_copies_what_it_is_handed() -> None:
-    """A reader that is slower than the sender, on the event loop that serves, still reads what was sent."""
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+def test_fault_125_what_was_sent_may_be_overwritten(version: str) -> None:
+    """A reader slower than the sender still reads what was sent: with chunks, and without them over HTTP/1.0."""
 
     async def run() -> bytes:
         settings = uvicorn.Config(
-            scribbling_app, loop="uvloop", http=limited_protocol(10.0), lifespan="off", log_level="error"
+            CloseDelimited(scribbling_app),
+            loop="uvloop",
+            http=limited_protocol(10.0),
+            lifespan="off",
+            log_level="error",
         )
         server = uvicorn.Server(settings)
         with socket.socket() as sock:
@@ -41,7 +52,7 @@ def test_the_transport_copies_what_it_is_handed() -> None:
             sock.listen()
             serving = asyncio.create_task(server._serve([sock]))
             reader, writer = await asyncio.open_connection(*sock.getsockname())
-            writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            writer.write(f"GET / HTTP/{version}\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
             received = await reader.read()
             writer.close()
             server.should_exit = True
@@ -52,9 +63,10 @@ def test_the_transport_copies_what_it_is_handed() -> None:
     with asyncio.Runner(loop_factory=factory) as runner:
         received = runner.run(run())
     body = received.split(b"\r\n\r\n", 1)[1]
+    chunks = [bytes([number]) * CHUNK_BYTES for number in range(CHUNKS)]
     size = b"%x\r\n" % CHUNK_BYTES
-    expected = b"".join(size + bytes([number]) * CHUNK_BYTES + b"\r\n" for number in range(CHUNKS))
-    assert body == expected + b"0\r\n\r\n"
+    chunked = b"".join(size + chunk + b"\r\n" for chunk in chunks) + b"0\r\n\r\n"
+    assert body == (b"".join(chunks) if version == "1.0" else chunked)
 
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_CONGESTION"), reason="congestion control is chosen on Linux")
