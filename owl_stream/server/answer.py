@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import abstractmethod
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from typing import Any
+from collections.abc import Mapping
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -17,7 +16,7 @@ from owl_stream.errors import OwlStreamError
 from owl_stream.server.logs import stream_in_logs
 from owl_stream.server.state import ServerState
 from owl_stream.server.streams import StreamRecord
-from owl_stream.server.writer import IdleReaderError, Writer, abort
+from owl_stream.server.writer import IdleReaderError, Writer, abort, until_gone
 from owl_stream.wire import MEDIA_TYPE, MemoryOffer
 
 log = logging.getLogger("owl_stream.server")
@@ -43,7 +42,7 @@ class Answer(Response):
         del self.headers["content-length"]
         self._dataset, self._first, self._reader, self._report = dataset, first, reader, report
         self._engine, self._streams, self._tracing = state.engine, state.streams, state.tracing
-        self._settings, self._draining = state.config.server, state.draining
+        self._settings, self._draining, self._connections = state.config.server, state.draining, state.connections
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Deliver until all is sent, the reader goes, or it stops reading."""
@@ -56,7 +55,7 @@ class Answer(Response):
             self.headers["Owl-Stream-Id"] = record.id
             log.info("%s %s for rank %d of %d begins at %s", self.words, name, first.rank, first.world_size, first[:3])
             deliver = asyncio.create_task(self._deliver(scope, send, record))
-            gone = asyncio.create_task(_disconnected(receive))
+            gone = asyncio.create_task(until_gone(receive))
             try:
                 await asyncio.wait({deliver, gone}, return_when=asyncio.FIRST_COMPLETED)
             finally:
@@ -72,6 +71,7 @@ class Answer(Response):
         """Note how it ended; raise what was not foreseen, or what the reader can still be told."""
         if isinstance(outcome, IdleReaderError):
             record.ended = "idle_timeout"
+            self._connections.note_stuck()
             log.warning("the reader took nothing for %g s", self._settings.idle_timeout_s)
             abort(scope)
         elif isinstance(outcome, Exception):
@@ -97,8 +97,3 @@ class SingleFrame(Answer):
             await write.frame(lease)
             await write.end()
         record.ended = "completed"
-
-
-async def _disconnected(receive: Callable[[], Awaitable[MutableMapping[str, Any]]]) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass

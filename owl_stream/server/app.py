@@ -18,7 +18,7 @@ from owl_stream.server import health, login, pages, refusals, routes
 from owl_stream.server.access import read_tokens
 from owl_stream.server.catalogue import Catalogue
 from owl_stream.server.connections import Connections, descriptors, places
-from owl_stream.server.framing import CloseDelimited, HeadAsGet
+from owl_stream.server.framing import CloseDelimited, HeadAsGet, UnreadAnswers
 from owl_stream.server.gate import Gate
 from owl_stream.server.metrics import Metrics
 from owl_stream.server.opening import open_datasets
@@ -63,6 +63,7 @@ def create_app(
     app.state.metrics = Metrics(state)
     open_metrics = config.server.access.metrics == "open"
     app.add_middleware(Gate, tokens=state.tokens, open_metrics=open_metrics, statuses=state.statuses)
+    app.add_middleware(UnreadAnswers, idle_timeout_s=config.server.idle_timeout_s, on_drop=state.connections.note_stuck)
     app.add_middleware(CloseDelimited)
     app.add_middleware(HeadAsGet)
     refusals.install(app)

@@ -11,6 +11,8 @@ from typing import Protocol
 from owl_stream.errors import ConfigError
 
 MIN_SPARE_DESCRIPTORS = 64
+MOST_UNSENT_BYTES = 64 << 20
+"""Of finished answers that wait for their readers, all connections together. Frames are not among them."""
 MOST_DESCRIPTORS = 1 << 20
 
 
@@ -48,16 +50,16 @@ class Connections:
                 self.refused["full"] += 1
                 return False
             longest = next((each for each in self._silent if not each.unsent_bytes), next(iter(self._silent)))
-            self.refused["silent"] += 1
-            self.leave(longest)
-            longest.drop()
+            self._drop(longest, "silent")
         self.open.add(connection)
         self.silent(connection)
         return True
 
     def silent(self, connection: Connection) -> None:
-        """It waits for a request, or to be closed, from now on."""
+        """It waits for a request, or to be closed, from now on; the rest of its answer waits with it."""
         self._silent[connection] = None
+        if connection.unsent_bytes:
+            self._bound_unsent(connection)
 
     def answering(self, connection: Connection) -> None:
         """It has sent a whole request."""
@@ -69,6 +71,10 @@ class Connections:
         self._silent.pop(connection, None)
         self._unsent.pop(connection, None)
 
+    def note_stuck(self) -> None:
+        """Count a connection that is dropped because its peer took nothing of an answer under way."""
+        self.refused["stuck"] += 1
+
     async def drop_stuck(self, write_timeout_s: float) -> None:
         """For ever: drop every connection whose peer reads nothing of its answer's rest for `write_timeout_s`.
 
@@ -79,6 +85,21 @@ class Connections:
             await asyncio.sleep(write_timeout_s / looks)
             self._look(looks)
 
+    def _bound_unsent(self, newest: Connection) -> None:
+        """Drop those that have waited longest, all but the newest, while more waits than may."""
+        waiting = [each for each in self._silent if each.unsent_bytes and each is not newest]
+        unsent = newest.unsent_bytes + sum(each.unsent_bytes for each in waiting)
+        for connection in waiting:
+            if unsent <= MOST_UNSENT_BYTES:
+                return
+            unsent -= connection.unsent_bytes
+            self._drop(connection, "unsent")
+
+    def _drop(self, connection: Connection, reason: str) -> None:
+        self.refused[reason] += 1
+        self.leave(connection)
+        connection.drop()
+
     def _look(self, looks: int) -> None:
         before, self._unsent = self._unsent, {}
         for connection in list(self._silent):
@@ -88,9 +109,7 @@ class Connections:
                 continue
             self._unsent[connection] = (unsent, seen + 1 if unsent >= last > 0 else 0)
             if self._unsent[connection][1] >= looks:
-                self.refused["stuck"] += 1
-                self.leave(connection)
-                connection.drop()
+                self._drop(connection, "stuck")
 
 
 def descriptors() -> int:

@@ -1,12 +1,17 @@
-"""What HTTP asks of every route alike: HEAD where GET works, and bodies that end with the connection under HTTP/1.0."""
+"""What HTTP asks of every route alike: HEAD where GET works, bodies that end with the connection under HTTP/1.0, and an
+end to answers that nobody reads."""
 
 from __future__ import annotations
 
+import asyncio
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from fastapi import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from owl_stream.server.writer import ABORT, abort, until_gone
 
 CYCLE = "owl_stream.cycle"
 """Scope extension under which our protocol offers the answer's state, for HTTP/1.0 only."""
@@ -33,7 +38,8 @@ class HeadAsGet:
         if scope["type"] != "http" or scope["method"] != "HEAD":
             await self._app(scope, receive, send)
             return
-        as_get = {**scope, "method": "GET", "extensions": {_HEAD: {"asked": True}}}
+        ways = {name: way for name, way in scope.get("extensions", {}).items() if name == ABORT}
+        as_get = {**scope, "method": "GET", "extensions": {**ways, _HEAD: {"asked": True}}}
         await self._app(as_get, receive, send)
 
 
@@ -65,3 +71,35 @@ class CloseDelimited:
             await send(message)
 
         await self._app(scope, receive, plain)
+
+
+class UnreadAnswers:
+    """ASGI middleware: an answer is broken off when its reader takes nothing of it for `idle_timeout_s`.
+
+    Otherwise who asks twice on one connection, and reads nothing, would have the second answer wait for ever.
+    """
+
+    def __init__(self, app: ASGIApp, idle_timeout_s: float, on_drop: Callable[[], None]) -> None:
+        self._app, self._idle_timeout_s, self._on_drop = app, idle_timeout_s, on_drop
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass everything on, each piece within the timeout."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        dropped = False
+
+        async def in_time(message: Message) -> None:
+            nonlocal dropped
+            try:
+                async with asyncio.timeout(self._idle_timeout_s):
+                    if not dropped:
+                        await send(message)
+            except TimeoutError:
+                dropped = True
+                self._on_drop()
+                abort(scope)
+                await until_gone(receive)  # then the app may end as it would
+
+        await self._app(scope, receive, in_time)

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from starlette.types import Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from owl_stream.engine import FrameLease
 from owl_stream.errors import TemporaryError
@@ -134,3 +134,9 @@ def abort(scope: Scope) -> None:
     if extension is None:
         raise TemporaryError("the reader took nothing, and this HTTP server offers no way to drop the connection")
     extension["abort"]()
+
+
+async def until_gone(receive: Receive) -> None:
+    """Wait until the HTTP layer says that the connection has ended."""
+    while (await receive())["type"] != "http.disconnect":
+        pass

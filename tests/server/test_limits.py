@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from owl_stream.server.connections import Connections, places
+from owl_stream.server.connections import MOST_UNSENT_BYTES, Connections, places
 from owl_stream.wire import End, parse_frames
 from tests.support.datasets import small_dataset
 from tests.support.http import Answer, connect, get, read_to_end
@@ -238,3 +238,51 @@ def test_an_idle_connection_goes_before_one_that_still_has_to_read() -> None:
     reading.unsent_bytes = 1000
     assert connections.admit(Peer())
     assert (reading.dropped, idle.dropped) == (False, True)
+
+
+def test_fault_129_who_asks_again_and_reads_nothing_is_dropped(tmp_path: Path) -> None:
+    """The second answer on a connection waits for room behind the first, and not for ever."""
+    path = "/v1/datasets/train/plan?count=100"
+    with ServerProcess(small_dataset(tmp_path, samples=400, server={"idle_timeout_s": 1.0, "workers": 0})) as server:
+        answer = get(server.url + path)
+        assert answer.status == 200
+        again = 2 + (8 << 20) // len(answer.body)  # more than a socket's buffers hold
+        with connect(server.url) as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 12)
+            with contextlib.suppress(ConnectionError):
+                sock.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode() * again)
+            while metric(server, "owl_stream_connections_open 2.0"):  # this one, and the one that asks
+                pass
+            assert len(read_to_end(sock)) < again * len(answer.body)
+        assert server.stop() == 0
+        assert "Traceback" not in server.log.read_text()
+
+
+class Unread:
+    """A connection that holds an answer of so many bytes."""
+
+    def __init__(self, unsent_bytes: int) -> None:
+        self.unsent_bytes, self.dropped = unsent_bytes, False
+
+    def drop(self) -> None:
+        """See `Connection`."""
+        self.dropped = True
+
+
+def test_fault_129_answers_that_nobody_reads_are_bounded_together() -> None:
+    """Those that have waited longest go; the newest stays, however large; those without an answer are left alone."""
+    connections, third = Connections(100), MOST_UNSENT_BYTES // 3
+    crowd = [Unread(0), *(Unread(third) for _ in range(3))]
+    for each in crowd:
+        assert connections.admit(each)
+        connections.answering(each)
+        connections.silent(each)
+    assert not any(each.dropped for each in crowd)
+    small, large = Unread(10), Unread(2 * MOST_UNSENT_BYTES)
+    for each, gone in ((small, [False, True, False, False]), (large, [False, True, True, True])):
+        assert connections.admit(each)
+        connections.answering(each)
+        connections.silent(each)
+        assert [other.dropped for other in crowd] == gone
+    assert (small.dropped, large.dropped) == (True, False)
+    assert connections.refused == {"unsent": 4}
