@@ -1,8 +1,8 @@
 """Who may read the files that we write: nobody who may not read what they were made from.
 
-Index files, cached crops and packed shards hold the conversations and pictures themselves. Every module that writes such
-a file asks here for its mode. A file has that mode from the moment it exists; the umask may take more away. Access
-control lists are not looked at.
+Index files, cached crops and packed shards hold the conversations and pictures themselves. Every module that writes
+such a file asks here for its mode. A file has that mode from the moment it exists; the umask may take more away.
+Access control lists are not looked at.
 """
 
 from __future__ import annotations

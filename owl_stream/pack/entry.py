@@ -22,8 +22,8 @@ _STAND_IN = memoryview(b"\0")
 class Draft:
     """What a source says: turns with its own markers, names of images, and the source's own id for it, if any.
 
-    `literal`: markers of other tools are text. `notes`: what is worth telling (`owl_stream.records.notes`). `source`: the
-    file that was read, where that is another one than the draft's origin.
+    `literal`: markers of other tools are text. `notes`: what is worth telling (`owl_stream.records.notes`).
+    `source`: the file that was read, where that is another one than the draft's origin.
     """
 
     messages: tuple[Message, ...]

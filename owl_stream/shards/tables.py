@@ -254,9 +254,7 @@ def _parts(body: bytes, dtype: np.dtype[np.void]) -> tuple[NDArray[np.void], tup
     return rows, tuple(Quarantined("", *bad) for bad in found), notes
 
 
-def _write(
-    path: Path, readers: Readers, stamp: tuple[int, int], recipe: bytes, parent: bytes, body: bytes
-) -> None:
+def _write(path: Path, readers: Readers, stamp: tuple[int, int], recipe: bytes, parent: bytes, body: bytes) -> None:
     header = _HEADER.pack(_MAGIC, _VERSION, _HEADER.size, *stamp, recipe, parent, len(body), 0)
     check = xxhash.xxh3_64(header)
     check.update(body)
