@@ -8,6 +8,7 @@ expectation. `OWL_` + the path with double underscores overrides a value: `OWL_S
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -100,6 +101,19 @@ class TlsConfig(_Frozen):
         return self
 
 
+def _network(value: object) -> object:
+    """An address or a network as people write it: `10.0.0.7/8` is the network of that address."""
+    if isinstance(value, ipaddress.IPv4Network | ipaddress.IPv6Network):
+        return value
+    try:
+        return ipaddress.ip_network(value if isinstance(value, str) else "", strict=False)
+    except ValueError:
+        raise ValueError("expected an IP address or a network such as 10.0.0.0/8") from None
+
+
+Network = Annotated[ipaddress.IPv4Network | ipaddress.IPv6Network, BeforeValidator(_network)]
+
+
 class CacheConfig(_Frozen):
     """Crops on disk, for epochs, data sets and servers to share; relative to the configuration."""
 
@@ -113,6 +127,9 @@ class ServerConfig(_Frozen):
     host: str = Field("127.0.0.1", min_length=1, description="loopback, because anything wider needs tokens")
     port: int = Field(8000, ge=0, le=65535, description="0 lets the system choose")
     workers: int | None = Field(None, ge=0, le=1024, description="none: one per usable core; 0: assemble inline")
+    trusted_proxies: tuple[Network, ...] = Field(
+        default_factory=tuple, description="addresses or networks whose X-Forwarded-Proto counts; else nobody's"
+    )
     access: AccessConfig = AccessConfig()
     tls: TlsConfig = TlsConfig()
     log_format: Literal["text", "json"] = Field("text", description="json: one object a line, for log collectors")

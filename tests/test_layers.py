@@ -1,8 +1,8 @@
 """Imports point one way.
 
-    errors <- machine, wire, config, records <- shards <- plan, layouts <- assemble <- engine <- server <- cli
+    errors <- machine, wire, config, records, privacy <- shards <- plan, layouts <- assemble <- engine <- server <- cli
 
-`pack` stands beside them: it writes what `shards` reads.
+`pack` stands beside them: it writes what `shards` reads. `children` is for who starts processes.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ ROOT = Path(__file__).resolve().parent.parent
 MAY_IMPORT: dict[str, set[str]] = {"errors": set(), "wire": {"errors"}, "config": {"errors"}}
 MAY_IMPORT["machine"] = {"errors"}
 MAY_IMPORT["records"] = {"errors"}
-MAY_IMPORT["shards"] = {"wire", *MAY_IMPORT["wire"], "config", "records", "machine"}
+MAY_IMPORT["privacy"], MAY_IMPORT["children"] = set(), set()
+MAY_IMPORT["shards"] = {"wire", *MAY_IMPORT["wire"], "config", "records", "machine", "privacy"}
 MAY_IMPORT["plan"] = MAY_IMPORT["layouts"] = {"shards", *MAY_IMPORT["shards"]}
 MAY_IMPORT["assemble"] = {"plan", "layouts", *MAY_IMPORT["plan"]}
-MAY_IMPORT["engine"] = {"assemble", *MAY_IMPORT["assemble"]}
+MAY_IMPORT["engine"] = {"assemble", *MAY_IMPORT["assemble"], "children"}
 MAY_IMPORT["server"] = {"engine", *MAY_IMPORT["engine"]}
 MAY_IMPORT["demo"] = {"server", *MAY_IMPORT["server"], "owl_client"}
-MAY_IMPORT["pack"] = {"shards", "records", "config", "errors"}
+MAY_IMPORT["pack"] = {"shards", "records", "config", "errors", "privacy"}
 MAY_IMPORT["cli"] = {"demo", "pack", *MAY_IMPORT["demo"]}
 MAY_IMPORT["owl_client"] = {"errors", "wire"}
 

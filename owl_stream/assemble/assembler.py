@@ -25,6 +25,7 @@ from owl_stream.assemble.tokenizer import TokenizerFile
 from owl_stream.config import Recipe
 from owl_stream.errors import OwlStreamError, SampleError, WorkerError
 from owl_stream.layouts import OffsetReport, View, get_layout
+from owl_stream.privacy import Readers, Sources
 from owl_stream.shards import Member, Quarantined, RowTables, Shard, read_sample
 from owl_stream.wire import RowInfo, Status
 
@@ -112,6 +113,8 @@ class Assembler:
         self._filler = Row(get_layout(recipe.layout).filler(built), RowInfo("", "", "filler"))
         self._files = ShardFiles(shards)
         self._kept = None if rows is None else KeptRows(shards, rows)
+        self._sources = None if cache is None else Sources(cache.directory)
+        self._readers: dict[int, Readers] = {}
 
     def assemble(
         self,
@@ -142,6 +145,13 @@ class Assembler:
             if isinstance(exc, MemoryError):
                 raise WorkerError(f"{job}: not enough memory; give workers more, or lower max_image_pixels") from exc
             raise
+
+    def readers(self, shard: int, *, anew: bool = False) -> Readers:
+        """Who may read a shard, and so what the cache keeps of it. `anew`: as it is now, not as it was first seen."""
+        if anew or shard not in self._readers:
+            assert self._sources is not None, "there is a cache"
+            self._readers[shard] = self._sources.readers([self._shards[shard].path])
+        return self._readers[shard]
 
     def close(self) -> None:
         """Close the shards and their row tables."""
@@ -273,7 +283,7 @@ class _Assembly:
         if sample.digest in self._job.condemned:
             reason = self._job.condemned[sample.digest]
             raise SampleError("decoder_died", reason, shard=shard, key=key, offset=sample.offset)
-        if out is not None and row.cache_key and self._cached(row.cache_key, out):
+        if out is not None and row.cache_key and self._cached(row.cache_key, out, sample.shard):
             return
         first, suspicious = 0, {}
         for view, picture in row.pictures:
@@ -293,11 +303,11 @@ class _Assembly:
         # What is suspicious is not kept, so that it is counted whenever it is sent.
         if out is not None and row.cache_key and self._of._cache is not None and not suspicious:
             with self._clock.stage("cache"):
-                self._of._cache.write(row.cache_key, out)
+                self._of._cache.write(row.cache_key, out, self._of.readers(sample.shard, anew=True))
 
-    def _cached(self, key: bytes, out: NDArray[np.uint8]) -> bool:
+    def _cached(self, key: bytes, out: NDArray[np.uint8], shard: int) -> bool:
         with self._clock.stage("cache"):
-            return self._of._cache is not None and self._of._cache.read(key, out)
+            return self._of._cache is not None and self._of._cache.read(key, out, self._of.readers(shard))
 
     def _good_spare(self) -> tuple[Row, NDArray[np.uint8]] | None:
         """The first row of the global step that is good, with its crops; None where no row is."""

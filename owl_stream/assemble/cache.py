@@ -23,6 +23,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from owl_stream.layouts import View
+from owl_stream.privacy import PRIVATE, Readers, create, make_directory, tighten_open
 
 log = logging.getLogger("owl_stream.assemble")
 
@@ -76,25 +77,28 @@ class CropCache:
         self._resting_until = 0.0
         self.hits = self.misses = 0
 
-    def read(self, key: bytes, crops: NDArray[np.uint8]) -> bool:
-        """Fill `crops` (C-contiguous, uint8 [crops, 3, S, S]) if they are here. If not, its content is undefined."""
-        found = self._read(key, crops.data.cast("B"))
+    def read(self, key: bytes, crops: NDArray[np.uint8], readers: Readers | None = None) -> bool:
+        """Fill `crops` (C-contiguous, uint8 [crops, 3, S, S]) if they are here. If not, its content is undefined.
+
+        A file that others than `readers` may read, as earlier versions wrote them, is kept from them.
+        """
+        found = self._read(key, crops.data.cast("B"), readers)
         self.hits += found
         self.misses += not found
         return found
 
-    def write(self, key: bytes, crops: NDArray[np.uint8]) -> None:
-        """Keep crops, if there is room and the disk is willing."""
+    def write(self, key: bytes, crops: NDArray[np.uint8], readers: Readers = PRIVATE) -> None:
+        """Keep crops, if there is room and the disk is willing; nobody but the owner and `readers` may read them."""
         pixels = crops.data.cast("B")
         if _HEAD.size + pixels.nbytes > self._share or time.monotonic() < self._resting_until:
             return
         try:
-            self._write(key, pixels)
+            self._write(key, pixels, readers)
         except OSError as exc:
             self._resting_until = time.monotonic() + _REST_S
             log.warning("crop cache %s: %s; nothing is written for %g s", self._directory, exc.strerror, _REST_S)
 
-    def _read(self, key: bytes, pixels: memoryview) -> bool:
+    def _read(self, key: bytes, pixels: memoryview, readers: Readers | None) -> bool:
         path = self._path(key)
         try:
             file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -105,6 +109,8 @@ class CropCache:
             got = os.preadv(file, [head, pixels], 0)
             with suppress(OSError):  # on a file system that is read-only, files just grow old
                 os.utime(file)
+            if readers is not None:
+                tighten_open(file, readers, path)
         except OSError as exc:
             log.warning("crop cache %s: %s", path, exc.strerror)
             return False
@@ -118,12 +124,12 @@ class CropCache:
             path.unlink()
         return False
 
-    def _write(self, key: bytes, pixels: memoryview) -> None:
+    def _write(self, key: bytes, pixels: memoryview, readers: Readers) -> None:
         path = self._path(key)
         nbytes = _HEAD.size + pixels.nbytes
         self._make_room(path.parent, nbytes)
         unfinished = path.with_suffix(self._unfinished)
-        file = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+        file = create(unfinished, readers)
         try:
             try:
                 head = _HEAD.pack(_MAGIC, key, pixels.nbytes, xxhash.xxh3_64_intdigest(pixels))
@@ -141,7 +147,9 @@ class CropCache:
         """See that a shelf has room for a file more. What others write in the meantime is seen at the next look."""
         left = self._unseen.get(shelf.name, 0) - nbytes
         if left < 0:
-            shelf.mkdir(parents=True, exist_ok=True)
+            make_directory(self._directory, PRIVATE)
+            with suppress(FileExistsError):  # as open as the whole cache, which the user may share
+                shelf.mkdir(self._directory.stat().st_mode & 0o777)
             used = self._tidy(shelf, nbytes)
             left = int(min(self._share - used, self._share * _LOOK_EVERY)) - nbytes
         self._unseen[shelf.name] = left

@@ -14,6 +14,7 @@ from contextlib import suppress
 
 import typer
 
+from owl_stream import children
 from owl_stream.cli import bench, check, demo, fit_cost, index, inspect, pack, plan, serve, version
 from owl_stream.errors import DataError, OwlStreamError, UsageError
 from owl_stream.machine import explained
@@ -54,6 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     `arguments` are those behind the program's name; by default the process's own.
     """
+    if arguments is None:
+        children.withhold()
     for stream in (sys.stdout, sys.stderr):
         with suppress(AttributeError, OSError):
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr] # a test's stream may lack it

@@ -8,7 +8,7 @@ from typing import Annotated, get_args
 
 import typer
 
-from owl_stream import __version__
+from owl_stream import __version__, children
 from owl_stream.cli.options import (
     BatchOption,
     ConfigOption,
@@ -55,6 +55,7 @@ def serve(
     wanted = settings(config, shards, tokenizer, layout, global_batch_size, **flags)
     if allow_anonymous:
         wanted = wanted.allowing_anonymous()
+    children.forget_tokens()
 
     def listening(url: str) -> None:
         with suppress(OSError):  # nobody reads stdout any more: that is no reason not to serve

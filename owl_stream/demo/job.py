@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -60,7 +61,7 @@ def _build(directory: Path, console: Console) -> Path:
 def _index(config: Path, console: Console) -> None:
     console.print("indexing")
     command = [sys.executable, "-m", "owl_stream.cli", "index", "--config", str(config)]
-    if subprocess.run(command, check=False).returncode:
+    if subprocess.run(command, env=dict(os.environ), check=False).returncode:
         raise OwlStreamError(f"{config}: indexing failed; its own message is above")
 
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections import deque
 
+from owl_stream import children
 from owl_stream.assemble import Assembled, Dataset, Job
 from owl_stream.engine.channel import Done, Open, Work, receive, send
 from owl_stream.engine.slabs import Slab
@@ -47,7 +48,11 @@ class WorkerHandle:
             before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
             try:
                 self.process = subprocess.Popen(
-                    [*command, *arguments], pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, close_fds=True
+                    [*command, *arguments],
+                    env=children.environment(),
+                    pass_fds=[theirs.fileno()],
+                    stdin=subprocess.DEVNULL,
+                    close_fds=True,
                 )
             except BaseException:
                 self.sock.close()

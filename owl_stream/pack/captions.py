@@ -42,6 +42,11 @@ class Folder:
         self._done = 0
 
     @property
+    def inputs(self) -> list[Path]:
+        """The folder, and its metadata file if it has one."""
+        return [self.path, *(self._documents.inputs if self._documents is not None else ())]
+
+    @property
     def position(self) -> int:
         """How far the iteration is."""
         return self._documents.position if self._documents is not None else self._done
@@ -115,7 +120,8 @@ class Folder:
             if is_lfs_pointer(path, path.stat().st_size):
                 detail = f"{path}: a Git LFS pointer, not the caption; fetch it with `git lfs pull`"
                 return SampleError("caption_lfs_pointer", detail)
-            return self._draft(image, path.read_text(encoding="utf-8-sig"))
+            draft = self._draft(image, path.read_text(encoding="utf-8-sig"))
+            return draft if isinstance(draft, SampleError) else replace(draft, source=str(path))
         except UnicodeDecodeError:
             return SampleError("text_utf8", f"{path}: expected UTF-8")
         except OSError as exc:

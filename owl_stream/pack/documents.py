@@ -37,6 +37,11 @@ class Documents:
             raise ConfigError(f"{path}: cannot read it: {exc.strerror}") from exc
         self.position = 0
 
+    @property
+    def inputs(self) -> list[Path]:
+        """The file."""
+        return [self.path]
+
     def __iter__(self) -> Iterator[tuple[int, int, dict[str, Any] | list[Any] | SampleError]]:
         try:
             with self.path.open(encoding="utf-8-sig", errors="surrogateescape", newline="\n") as file:

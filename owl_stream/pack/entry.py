@@ -23,6 +23,7 @@ class Draft:
     """What a source says: turns with its own markers, names of images, and the source's own id for it, if any.
 
     `literal`: markers of other tools are text. `notes`: what is worth telling (`owl_stream.records.notes`).
+    `source`: the file that was read, where that is another one than the draft's origin.
     """
 
     messages: tuple[Message, ...]
@@ -30,6 +31,7 @@ class Draft:
     id: str | int | None = None
     literal: bool = False
     notes: tuple[str, ...] = ()
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -86,12 +88,16 @@ class ImageFile:
 
 @dataclass(frozen=True)
 class Entry:
-    """A sample as it will be written: its key, its record as JSON, its images in order. `notes`: as of its draft."""
+    """A sample as it will be written: its key, its record as JSON, its images in order. `notes`: as of its draft.
+
+    `source`: the file that its record was read from.
+    """
 
     key: str
     document: bytes
     images: tuple[ImageFile, ...]
     notes: tuple[str, ...] = ()
+    source: str = ""
 
     @cached_property
     def members(self) -> tuple[tuple[str, int], ...]:
@@ -101,6 +107,11 @@ class Entry:
             (f"{self.key}.{number}{image.ext}", image.size) for number, image in zip(numbers, self.images, strict=True)
         ]
         return (f"{self.key}.json", len(self.document)), *images
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The paths of all that it is made of."""
+        return self.source, *(image.path for image in self.images)
 
     @property
     def nbytes(self) -> int:
@@ -114,8 +125,8 @@ class Entry:
             digest.update(os.fsencode(f"\0{image.path}\0{image.ext}\0{image.size}\0{image.mtime_ns}"))
 
 
-def make_entry(key: str, draft: Draft, images: tuple[ImageFile, ...]) -> Entry:
-    """The entry of a draft, read back as a server would read it.
+def make_entry(key: str, draft: Draft, images: tuple[ImageFile, ...], source: str) -> Entry:
+    """The entry of a draft that was read from the file `source`, read back as a server would read it.
 
     Raises:
         SampleError: a server would refuse it: turns out of order, markers that do not fit the images, unusable text.
@@ -130,7 +141,7 @@ def make_entry(key: str, draft: Draft, images: tuple[ImageFile, ...]) -> Entry:
         document = json.dumps(record, ensure_ascii=False).encode()
     except UnicodeEncodeError as exc:
         raise SampleError("text_surrogate", "a text holds bytes that are not UTF-8, or half a surrogate pair") from exc
-    entry = Entry(key, document, images, (*draft.notes, *in_front))
+    entry = Entry(key, document, images, (*draft.notes, *in_front), source)
     names = [name for name, _ in entry.members]
     data = [memoryview(document), *[_STAND_IN] * len(images)]
     members = [Member(name, name[len(key) + 1 :], 0, view) for name, view in zip(names, data, strict=True)]

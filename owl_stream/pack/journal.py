@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, Literal
 
 from owl_stream.errors import ConfigError
 from owl_stream.pack.tar import TEMPORARY, PackedShard
+from owl_stream.privacy import Readers, create, make_directory, tighten_open
 
 MANIFEST = ".manifest.json"
 BAD_LIST = ".bad.jsonl"
@@ -30,21 +31,23 @@ class Journal:
     """The journal of the shards called `name` in `directory`, locked while it is open. A context manager.
 
     It trusts itself only as far as it can see: a shard counts as finished if its file is there with the bytes noted.
-    `begin` is that of `PackSettings`.
+    `begin` is that of `PackSettings`. Only `readers` may read the journal, and the directory where it is made anew.
 
     Raises:
         ConfigError: the directory cannot be written, another run is at work, shards were written with other settings,
             there are shards of that name which no journal knows, or ("resume") there is nothing to go on with.
     """
 
-    def __init__(self, directory: Path, name: str, settings: Mapping[str, Any], begin: Begin = "auto") -> None:
-        self._directory, self._name, self._settings = directory, name, dict(settings)
+    def __init__(
+        self, directory: Path, name: str, settings: Mapping[str, Any], readers: Readers, begin: Begin = "auto"
+    ) -> None:
+        self._directory, self._name, self._settings, self._readers = directory, name, dict(settings), readers
         self._path = directory / f".{name}.pack.jsonl"
         self._done: dict[str, tuple[str, PackedShard]] = {}
         self._anew = True
         self._made = not directory.exists()
         try:
-            directory.mkdir(parents=True, exist_ok=True)
+            make_directory(directory, readers)
             self._file = self._locked()
         except OSError as exc:
             raise ConfigError(f"{directory}: cannot write there: {exc.strerror}; choose another --out") from exc
@@ -103,7 +106,7 @@ class Journal:
     def _locked(self) -> BinaryIO:
         """The journal's file, locked; one that another run has removed meanwhile is opened again."""
         while True:
-            file = self._path.open("a+b")
+            file = self._opened()
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 with suppress(FileNotFoundError):
@@ -113,6 +116,16 @@ class Journal:
                 file.close()
                 raise ConfigError(f"{self._directory}: another run packs {self._name!r} there; wait for it") from exc
             file.close()
+
+    def _opened(self) -> BinaryIO:
+        """The journal's file, to be read and to be written at its end."""
+        while True:
+            with suppress(FileNotFoundError):
+                file = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
+                tighten_open(file, self._readers, self._path)
+                return os.fdopen(file, "a+b")
+            with suppress(FileExistsError):  # another run was quicker
+                return os.fdopen(create(self._path, self._readers, os.O_APPEND), "a+b")
 
     def _open(self, begin: Begin) -> None:
         self._remove_temporary()

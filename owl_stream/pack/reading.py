@@ -32,6 +32,11 @@ class Reading:
         self.notes: Counter[str] = Counter()
         self.shards = 0
 
+    @property
+    def inputs(self) -> list[Path]:
+        """The files and folders that are read, but for images and captions."""
+        return [path for source, _ in self._sources for path in source.inputs]
+
     def __iter__(self) -> Iterator[Entry]:
         number = samples = 0
         for source, images in self._sources:
@@ -50,7 +55,8 @@ class Reading:
         try:
             if isinstance(draft, SampleError):
                 raise draft
-            return make_entry(key, draft, tuple(images.find(name) for name in draft.images))
+            found = tuple(images.find(name) for name in draft.images)
+            return make_entry(key, draft, found, draft.source or origin.source)
         except SampleError as exc:
             bad = BadInput(origin, exc.reason, exc.detail)
             if self._settings.on_bad == "fail":

@@ -17,8 +17,9 @@ from owl_stream.pack.entry import BadInput
 from owl_stream.pack.journal import BAD_LIST, MANIFEST, Journal
 from owl_stream.pack.reading import Reading, cut
 from owl_stream.pack.settings import PackProgress, PackSettings
-from owl_stream.pack.tar import TEMPORARY, PackedShard, sync_directory
+from owl_stream.pack.tar import TEMPORARY, PackedShard, created, sync_directory
 from owl_stream.pack.writing import Writing
+from owl_stream.privacy import Readers, readers_of
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,8 @@ def pack(settings: PackSettings, workers: int, progress: Callable[[PackProgress]
         DataError: not one good record; a bad one, with `on_bad` "fail"; damage of an array; an image changed meanwhile.
     """
     reading = Reading(settings, progress or (lambda _: None))
-    with Journal(settings.out, settings.name, settings.identity(), settings.begin) as journal:
+    readers = readers_of(reading.inputs, settings.out)
+    with Journal(settings.out, settings.name, settings.identity(), readers, settings.begin) as journal:
         writing = Writing(settings, journal, workers)
         try:
             for entries in cut(reading, settings.shard_bytes, settings.shard_samples):
@@ -69,8 +71,8 @@ def pack(settings: PackSettings, workers: int, progress: Callable[[PackProgress]
         manifest = settings.out / f"{settings.name}{MANIFEST}"
         bad_list = settings.out / f"{settings.name}{BAD_LIST}"
         summary = {"shards": [asdict(shard) for shard in shards], "bad": len(reading.bad)}
-        _replace(manifest, json.dumps(summary, indent=1) + "\n")
-        _replace(bad_list, "".join(json.dumps(bad.describe()) + "\n" for bad in reading.bad))
+        _replace(manifest, json.dumps(summary, indent=1) + "\n", readers)
+        _replace(bad_list, "".join(json.dumps(bad.describe()) + "\n" for bad in reading.bad), readers)
     return Packed(tuple(shards), writing.kept, tuple(reading.bad), dict(reading.notes), manifest, bad_list)
 
 
@@ -83,11 +85,11 @@ def _nothing(settings: PackSettings, bad: Sequence[BadInput]) -> DataError:
     return DataError(f"not one good record in {inputs}: {reasons}; the first: {first.origin}: {first.detail}")
 
 
-def _replace(path: Path, text: str) -> None:
+def _replace(path: Path, text: str, readers: Readers) -> None:
     temporary = path.with_name(path.name + TEMPORARY)
     try:
-        with temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(text)
+        with created(temporary, readers) as file:
+            file.write(text.encode("utf-8", "backslashreplace"))
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -14,6 +14,7 @@ import xxhash
 
 from owl_stream.errors import ConfigError, DataError
 from owl_stream.pack.entry import BLOCK, Entry
+from owl_stream.privacy import Readers, create, readers_of
 
 TEMPORARY = ".tmp"
 _END = bytes(2 * BLOCK)
@@ -36,6 +37,8 @@ class Stopped(Exception):  # noqa: N818 - asked for, not an error
 def write_shard(path: Path, entries: Sequence[Entry], stop: Event) -> PackedShard:
     """Write to a temporary file, sync it, rename it: after a crash at any point `path` is absent or complete.
 
+    Nobody but the owner may read it who may not read every file that it is made of.
+
     Raises:
         ConfigError: the directory cannot be written, or is full.
         DataError: an image changed since it was found.
@@ -43,7 +46,7 @@ def write_shard(path: Path, entries: Sequence[Entry], stop: Event) -> PackedShar
     """
     temporary = path.with_name(path.name + TEMPORARY)
     try:
-        with temporary.open("wb", buffering=1 << 20) as file:
+        with created(temporary, readers_of_entries(entries, path.parent)) as file:
             shard = _write(file, path.name, entries, stop)
             file.flush()
             os.fsync(file.fileno())
@@ -52,6 +55,17 @@ def write_shard(path: Path, entries: Sequence[Entry], stop: Event) -> PackedShar
     except OSError as exc:
         raise ConfigError(f"{path}: cannot write it: {exc.strerror}; make room, or choose another --out") from exc
     return shard
+
+
+def readers_of_entries(entries: Sequence[Entry], beside: Path) -> Readers:
+    """Who may read all that these entries are made of, as far as files in the directory `beside` are concerned."""
+    return readers_of(map(Path, {path for entry in entries for path in entry.files}), beside)
+
+
+def created(temporary: Path, readers: Readers) -> BinaryIO:
+    """A new file for what is being written, in place of one that an earlier run left behind."""
+    temporary.unlink(missing_ok=True)
+    return os.fdopen(create(temporary, readers), "wb", buffering=1 << 20)
 
 
 def sync_directory(path: Path) -> None:

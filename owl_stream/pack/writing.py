@@ -12,7 +12,8 @@ import xxhash
 from owl_stream.pack.entry import Entry
 from owl_stream.pack.journal import Journal
 from owl_stream.pack.settings import PackSettings
-from owl_stream.pack.tar import PackedShard, write_shard
+from owl_stream.pack.tar import PackedShard, readers_of_entries, write_shard
+from owl_stream.privacy import tighten
 
 
 class Writing:
@@ -41,6 +42,7 @@ class Writing:
         self._shards.append(finished)
         if finished is not None:
             self.kept += 1
+            tighten(self._settings.out / name, readers_of_entries(entries, self._settings.out))
             return
         self._journal.begin()
         task = self._pool.submit(write_shard, self._settings.out / name, entries, self._stop)

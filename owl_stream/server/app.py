@@ -22,6 +22,7 @@ from owl_stream.server.framing import CloseDelimited, HeadAsGet, UnreadAnswers
 from owl_stream.server.gate import Gate
 from owl_stream.server.metrics import Metrics
 from owl_stream.server.opening import open_datasets
+from owl_stream.server.proxies import Proxies
 from owl_stream.server.state import ServerState
 from owl_stream.server.streams import Streams
 from owl_stream.server.tracing import begin_tracing
@@ -66,6 +67,7 @@ def create_app(
     app.add_middleware(UnreadAnswers, idle_timeout_s=config.server.idle_timeout_s, on_drop=state.connections.note_stuck)
     app.add_middleware(CloseDelimited)
     app.add_middleware(HeadAsGet)
+    app.add_middleware(Proxies, trusted=config.server.trusted_proxies)
     refusals.install(app)
     app.include_router(health.router)
     app.include_router(login.router)

@@ -17,7 +17,7 @@ from owl_stream.server.refusals import refusal
 from owl_stream.server.sessions import COOKIE, open_session
 
 OPEN = frozenset({"/health", "/livez", "/readyz", "/login"})
-"""Orchestrators carry no tokens, and who logs in has no cookie yet."""
+"""Orchestrators carry no tokens, and who logs in has no cookie yet. They hear how the server is, not what is in it."""
 
 METRICS = "/metrics"
 

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel
 
 from owl_stream import __version__
+from owl_stream.server.gate import reader_of
 from owl_stream.server.state import ServerState, server_state
 
 router = APIRouter(tags=["health"])
@@ -27,13 +28,18 @@ class DatasetHealth(BaseModel):
     error: str | None = None
 
 
-class Health(BaseModel):
+class PublicHealth(BaseModel):
+    """What everyone may know of a server: how it is, and nothing of what is in it."""
+
+    status: Literal["ok", "indexing", "degraded"]
+
+
+class Health(PublicHealth):
     """How the server is. `degraded`: batches cannot be assembled, now or of some dataset.
 
     `failures`: why parts of the server work no more, by what they did.
     """
 
-    status: Literal["ok", "indexing", "degraded"]
     version: str
     uptime_s: float
     streams: int
@@ -41,9 +47,12 @@ class Health(BaseModel):
     failures: dict[str, str] = {}
 
 
-@router.get("/health", responses={503: {"model": Health, "description": "Batches cannot be assembled"}})
-async def health(state: State, response: Response) -> Health:
-    """Status, version, uptime and datasets; 503 only when batches cannot be assembled."""
+@router.get("/health", responses={503: {"model": Health | PublicHealth, "description": "Batches cannot be assembled"}})
+async def health(request: Request, state: State, response: Response) -> Health | PublicHealth:
+    """Status, version, uptime and datasets; 503 only when batches cannot be assembled.
+
+    Where the server asks for tokens, a request without one of them gets the status alone.
+    """
     entries = state.catalogue.entries
     datasets = {
         name: DatasetHealth(
@@ -61,6 +70,8 @@ async def health(state: State, response: Response) -> Health:
         status, response.status_code = "degraded", 503
     elif not state.catalogue.ready():
         status = "indexing"
+    if state.tokens and not reader_of(request):
+        return PublicHealth(status=status)
     return Health(
         status=status,
         version=__version__,

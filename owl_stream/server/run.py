@@ -111,6 +111,7 @@ def serve(
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # `Proxies` does that: uvicorn believes whoever is on this machine
         timeout_graceful_shutdown=math.ceil(config.server.grace_s),
         **tls_options(config),
     )

@@ -25,6 +25,7 @@ from owl_stream.errors import ConfigError, DataError, WorkerError
 from owl_stream.machine import no_processes
 from owl_stream.shards.columns import Columns, Summary, compose, open_columns
 from owl_stream.shards.cost import Measure, MeasureFactory
+from owl_stream.shards.exposure import tighten_index
 from owl_stream.shards.index import Index
 from owl_stream.shards.rows import RowTables, RowWriter
 from owl_stream.shards.scan import scan_shard
@@ -81,6 +82,7 @@ def build_index(
     place = IndexPlace(index_dir)
     indexing = _Indexing(measure, place, recipe_digest, keep_rows)
     columns = _columns_as_before(shards, indexing) or _columns_anew(shards, indexing, processes, progress or _ignore)
+    tighten_index(place, shards, columns.address)
     index = Index(shards, columns)
     try:
         _judge(index, on_bad_sample)
@@ -151,8 +153,9 @@ def _columns_anew(
     known = [indexing.summary(shard) for shard in shards]
     unknown = [shard for shard, summary in zip(shards, known, strict=True) if summary is None]
     if unknown:
-        for shard in {place.directory(shard): shard for shard in unknown}.values():
-            place.prepare(shard)
+        inside = place.by_directory(shards)
+        for directory in place.by_directory(unknown):
+            place.prepare(directory, inside[directory])
         _scan_all(unknown, indexing, processes, progress)
     summaries = [_must(summary or indexing.summary(shard), shard) for shard, summary in zip(shards, known, strict=True)]
     columns = compose(place, shards, summaries, indexing.recipe_digest)

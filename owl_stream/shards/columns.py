@@ -132,11 +132,11 @@ def compose(place: IndexPlace, shards: Sequence[Shard], summaries: Sequence[Summ
     address = xxhash.xxh3_128_hexdigest(b"".join(summary.tables_digest for summary in summaries))
     opened = _open(place, shards, address)
     if opened is None:
-        place.prepare(shards[0])
-        _write(_path(place, shards, address), place, shards, summaries, recipe_digest)
+        place.prepare(place.directory(shards[0]), shards)
+        _write(columns_file(place, shards, address), place, shards, summaries, recipe_digest)
         opened = _open(place, shards, address)
     if opened is None:
-        path = _path(place, shards, address)
+        path = columns_file(place, shards, address)
         raise DataChangedError(f"index file {path} was damaged right after it was written; check that disk")
     return opened
 
@@ -159,7 +159,7 @@ def _write(
         notes=dict(sum((Counter(summary.notes) for summary in summaries), Counter[str]())),
     )
     regions = Regions.of(footer.samples)
-    with replaced(path) as file:
+    with replaced(path, place.readers(path.parent, shards)) as file:
         write_all(file, _MAGIC.ljust(_START, b"\0"), 0)
         end = _write_columns(file, regions, _loaded(place, shards, summaries, recipe_digest))
         packed = _pack(asdict(replace(footer, findings_bytes=end - regions.findings)))
@@ -193,7 +193,8 @@ def _loaded(
         yield tables
 
 
-def _path(place: IndexPlace, shards: Sequence[Shard], address: str) -> Path:
+def columns_file(place: IndexPlace, shards: Sequence[Shard], address: str) -> Path:
+    """The columns file of that address."""
     return place.directory(shards[0]) / f"manifest.{address}.columns"
 
 
@@ -207,7 +208,7 @@ def _open(
     address: str,
     on_damage: Callable[[Path, Exception], None] = _say_damage,
 ) -> Columns | None:
-    path = _path(place, shards, address)
+    path = columns_file(place, shards, address)
     try:
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:

@@ -76,7 +76,8 @@ class RowWriter:
         entries["nbytes"], entries["check"] = ends - entries["offset"], self._checks
         good = np.searchsorted(np.array(self._blocks, dtype="<u8"), scan.spans["block"][cost.measured])
         tail = entries[good].tobytes() + _footer(self._shard, recipe_digest, tables_digest, len(good))
-        with replaced(self._place.row_file(self._shard, recipe_digest)) as file:
+        readers = self._place.readers(self._directory, [self._shard])
+        with replaced(self._place.row_file(self._shard, recipe_digest), readers) as file:
             self._file.seek(0)
             at = 0
             while piece := self._file.read(_COPY_BYTES):

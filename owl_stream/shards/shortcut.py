@@ -34,6 +34,7 @@ class Shortcut:
         self, place: IndexPlace, shards: Sequence[Shard], recipe_digest: str, *, with_rows: bool = False
     ) -> None:
         self._path: Path | None = None
+        self._place, self._shards = place, shards
         seen = _seen(place, shards, recipe_digest, with_rows=with_rows)
         if seen is not None:
             self._seen = seen
@@ -60,7 +61,8 @@ class Shortcut:
             return
         body = _BODY.pack(_MAGIC, self._seen, bytes.fromhex(address))
         try:
-            with replaced(self._path) as file:
+            readers = self._place.readers(self._path.parent, self._shards)
+            with replaced(self._path, readers) as file:
                 write_all(file, body + _CHECK.pack(xxhash.xxh3_64_intdigest(body)), 0)
         except ConfigError as exc:
             _log.info("the next start will read all tables again: %s", exc)

@@ -11,7 +11,7 @@ import logging
 import os
 import secrets
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +23,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from owl_stream.errors import ConfigError
+from owl_stream.privacy import PRIVATE, Readers, create, make_directory, readers_of
 from owl_stream.shards.quarantine import Quarantined
 from owl_stream.shards.source import Shard
 
@@ -81,37 +82,48 @@ class IndexPlace:
         """The directory of the shard's files."""
         return self.index_dir if self.index_dir is not None else shard.path.parent / ".owl-index"
 
+    def by_directory(self, shards: Sequence[Shard]) -> dict[Path, list[Shard]]:
+        """The shards by the directory of their files."""
+        inside: dict[Path, list[Shard]] = {}
+        for shard in shards:
+            inside.setdefault(self.directory(shard), []).append(shard)
+        return inside
+
     def scan_file(self, shard: Shard) -> Path:
         """The scan table of a shard."""
-        return self.directory(shard) / f"{self._stem(shard)}.scan"
+        return self.directory(shard) / f"{self.stem(shard)}.scan"
 
     def cost_file(self, shard: Shard, recipe_digest: str) -> Path:
         """The cost table of a shard under a recipe."""
-        return self.directory(shard) / f"{self._stem(shard)}.{recipe_id(recipe_digest).hex()[:16]}.cost"
+        return self.directory(shard) / f"{self.stem(shard)}.{recipe_id(recipe_digest).hex()[:16]}.cost"
 
     def row_file(self, shard: Shard, recipe_digest: str) -> Path:
         """The row table of a shard under a recipe."""
         return self.cost_file(shard, recipe_digest).with_suffix(".rows")
 
-    def _stem(self, shard: Shard) -> str:
+    def stem(self, shard: Shard) -> str:
+        """What the names of a shard's files begin with."""
         # Beside the shards a data set may be moved as a whole; in one directory equal base names must not meet.
         identity = shard.path.name if self.index_dir is None else os.path.abspath(shard.path)
         readable = "".join(letter if letter.isascii() and letter.isprintable() else "_" for letter in shard.path.name)
         return f"{readable[:80]}.{xxhash.xxh3_64_hexdigest(os.fsencode(identity))}"
 
-    def prepare(self, shard: Shard) -> None:
-        """Make the directory and see that it can be written, before hours are spent on reading.
+    def readers(self, directory: Path, shards: Sequence[Shard]) -> Readers:
+        """Who may read what is made of these shards and lies in one of their directories."""
+        return readers_of((shard.path for shard in shards), directory)
+
+    def prepare(self, directory: Path, shards: Sequence[Shard]) -> None:
+        """Make a directory for files of these shards and see that it can be written, before hours are spent on reading.
 
         What an indexing process was writing when it was killed, a day ago or longer, is removed.
 
         Raises:
             ConfigError: it cannot.
         """
-        directory = self.directory(shard)
         with writing(directory):
-            directory.mkdir(parents=True, exist_ok=True)
+            make_directory(directory, self.readers(directory, shards))
             probe = _unfinished(directory)
-            probe.touch(exist_ok=False)
+            os.close(create(probe, PRIVATE))
             now = probe.stat().st_mtime  # by the clock that the other files have their times from
             probe.unlink()
             _tidy(directory, now)
@@ -135,10 +147,11 @@ def save_tables(place: IndexPlace, shard: Shard, recipe_digest: str, scan: ScanT
     """
     scan_body = _body(scan.spans, scan.findings)
     stamp = shard.size, shard.mtime_ns
-    _write(place.scan_file(shard), stamp, bytes(16), bytes(16), scan_body)
+    readers = place.readers(place.directory(shard), [shard])
+    _write(place.scan_file(shard), readers, stamp, bytes(16), bytes(16), scan_body)
     cost_body = _body(cost.costs, cost.findings, cost.notes)
     scan_digest = _digest(scan_body)
-    _write(place.cost_file(shard, recipe_digest), stamp, recipe_id(recipe_digest), scan_digest, cost_body)
+    _write(place.cost_file(shard, recipe_digest), readers, stamp, recipe_id(recipe_digest), scan_digest, cost_body)
     return _both(scan_digest, cost_body)
 
 
@@ -163,15 +176,17 @@ def load_tables(place: IndexPlace, shard: Shard, recipe_digest: str) -> Tables |
 
 
 @contextmanager
-def replaced(path: Path) -> Iterator[int]:
+def replaced(path: Path, readers: Readers) -> Iterator[int]:
     """A file descriptor to write to; what was written takes the name `path` at the end, or vanishes on any error.
+
+    Nobody but the owner and `readers` may read the file, at any time.
 
     Raises:
         ConfigError: the directory cannot be written or is full.
     """
     temporary = _unfinished(path.parent)
     with writing(path.parent):
-        file = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        file = create(temporary, readers)
         try:
             yield file
             os.fsync(file)
@@ -239,11 +254,11 @@ def _parts(body: bytes, dtype: np.dtype[np.void]) -> tuple[NDArray[np.void], tup
     return rows, tuple(Quarantined("", *bad) for bad in found), notes
 
 
-def _write(path: Path, stamp: tuple[int, int], recipe: bytes, parent: bytes, body: bytes) -> None:
+def _write(path: Path, readers: Readers, stamp: tuple[int, int], recipe: bytes, parent: bytes, body: bytes) -> None:
     header = _HEADER.pack(_MAGIC, _VERSION, _HEADER.size, *stamp, recipe, parent, len(body), 0)
     check = xxhash.xxh3_64(header)
     check.update(body)
-    with replaced(path) as file:
+    with replaced(path, readers) as file:
         write_all(file, header + body + _CHECK.pack(check.intdigest()), 0)
 
 

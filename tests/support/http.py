@@ -44,12 +44,12 @@ def get(url: str, headers: dict[str, str] | None = None) -> Answer:
             return Answer(exc.code, dict(exc.headers), exc.read())
 
 
-def connect(url: str) -> socket.socket:
-    """A raw connection to the server of a URL."""
+def connect(url: str, source: str = "") -> socket.socket:
+    """A raw connection to the server of a URL, from an address of this machine."""
     parts = urlsplit(url)
     assert parts.hostname is not None
     assert parts.port is not None
-    return socket.create_connection((parts.hostname, parts.port), timeout=PATIENCE_S)
+    return socket.create_connection((parts.hostname, parts.port), PATIENCE_S, source_address=(source, 0))
 
 
 def read_to_end(sock: socket.socket) -> bytes:
