@@ -28,7 +28,6 @@ from owl_stream.wire.headers import (
     Stats,
     Status,
     Totals,
-    header_from_map,
 )
 from owl_stream.wire.memory import (
     ACCEPTED,
@@ -76,7 +75,6 @@ __all__ = [
     "TensorSpec",
     "Totals",
     "frame_nbytes",
-    "header_from_map",
     "lay_out",
     "pack_frame",
     "parse_frames",

@@ -169,7 +169,7 @@ def _batch_header(world: World, cursor: Cursor, share: Share, specs: tuple[Tenso
         share.rank,
         share.world_size,
         specs,
-        tuple(RowInfo("train-0.tar", f"{i:06}", "masked" if i % 7 == 6 else "ok") for i in ids),
+        tuple(RowInfo("train-0.tar", f"{i:06}", "masked" if i % 7 == 6 else "ok", "", None) for i in ids),
         LENGTH * len(ids),
         len(ids),
         world.rows,
