@@ -225,7 +225,9 @@ class _Assembly:
             got = text.text_tokens, text.supervised_tokens, text.crops
             if got != promised:
                 raise _stale(shard, row, f"{promised} text tokens, supervised tokens and crops, got {got}")
-        return Row(text, RowInfo(shard, encoded.key, "ok", "", None), encoded.pictures, self._key(span, encoded.pictures))
+        return Row(
+            text, RowInfo(shard, encoded.key, "ok", "", None), encoded.pictures, self._key(span, encoded.pictures)
+        )
 
     def _kept(self, row: JobRow, span: bytes) -> EncodedSample | None:
         """The sample as indexing has encoded it; None where that was not kept."""

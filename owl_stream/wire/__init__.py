@@ -40,6 +40,7 @@ from owl_stream.wire.memory import (
     MemoryPlace,
 )
 from owl_stream.wire.parser import FrameParser, parse_frames
+from owl_stream.wire.schema import check_schema, check_tensors
 from owl_stream.wire.tensors import DTYPES, TensorSpec, lay_out, tensor_views
 
 __all__ = [
@@ -74,6 +75,8 @@ __all__ = [
     "Status",
     "TensorSpec",
     "Totals",
+    "check_schema",
+    "check_tensors",
     "frame_nbytes",
     "lay_out",
     "pack_frame",

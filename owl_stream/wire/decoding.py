@@ -6,7 +6,7 @@ length before any of it is made. So the memory that a header costs is in proport
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import Annotated, Any, get_args
 
 import msgspec
 
@@ -20,7 +20,7 @@ _MOST_TOLD = 400
 class _Kind(msgspec.Struct, frozen=True):
     """The part that says how to read the rest."""
 
-    kind: str
+    kind: Annotated[str, msgspec.Meta(max_length=64)]
 
 
 _KIND = msgspec.msgpack.Decoder(_Kind)
