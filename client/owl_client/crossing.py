@@ -47,8 +47,8 @@ def no_room(what: str, reason: object = "") -> ConfigError:
     told = f": {reason}" if reason else ""
     return ConfigError(
         f"DataLoader worker: {PLACE}, {_left()}: no room for {what}{told}; mount a larger one (docker: --shm-size=8g; "
-        f"a loader keeps prefetch_factor batches of every worker there), or use num_workers=0: batches are received in a "
-        f"thread anyway"
+        f"a loader keeps prefetch_factor batches of every worker there), or use num_workers=0: batches are received in "
+        f"a thread anyway"
     )
 
 
