@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
+
+import msgspec
 
 from owl_stream.errors import (
     ContractError,
@@ -19,6 +20,12 @@ from owl_stream.errors import (
     WorkerError,
 )
 from owl_stream.wire import ErrorInfo
+from owl_stream.wire.bounds import MAX_NAMED_VALUES
+
+_MOST_TOLD = 4096
+"""Characters of a text of a server's that an error repeats."""
+_MOST_RETRY_AFTER_S = 86400.0
+"""Longest advice that is believed; no single wait is as long."""
 
 _BY_CODE: Mapping[str, Callable[[str], OwlStreamError]] = {
     "usage": RequestError,
@@ -49,7 +56,7 @@ _UNEXPLAINED = "; is it an owl-stream server?"
 
 def error_from_frame(place: str, info: ErrorInfo) -> OwlStreamError:
     """The exception that an `error` frame stands for; `place` names the server."""
-    return _make(info.code, f"{place}: {info.message}", info.retryable, 0.0, 0)
+    return _make(info.code, f"{place}: {_text(info.message)}", info.retryable, 0.0, 0)
 
 
 def error_from_answer(place: str, status: int, retry_after: str | None, body: bytes) -> OwlStreamError:
@@ -59,8 +66,8 @@ def error_from_answer(place: str, status: int, retry_after: str | None, body: by
     if error is None:
         text = f"{place}: HTTP status {status} without an explanation{_ADVICE.get(status, _UNEXPLAINED)}"
         return _make("", text, status in _PASSING_STATUSES, wait_s, status)
-    code, retryable = str(error.get("code", "")), error.get("retryable")
-    text = f"{place}: {error.get('message', '')}{_ADVICE.get(status, '')}"
+    code, retryable = _text(error.get("code")), error.get("retryable")
+    text = f"{place}: {_text(error.get('message'))}{_ADVICE.get(status, '')}"
     if code == StateMismatchError.code:
         return StateMismatchError(text, _differences(error.get("differences")))
     return _make(code, text, retryable is True or (retryable is None and status in _PASSING_STATUSES), wait_s, status)
@@ -77,22 +84,29 @@ def _make(code: str, text: str, retryable: bool, wait_s: float, status: int) -> 
 
 def _error_object(body: bytes) -> dict[str, object] | None:
     try:
-        error = json.loads(body)["error"]
-    except (ValueError, KeyError, TypeError, RecursionError):
+        answer = msgspec.json.decode(body)
+    except (ValueError, RecursionError):  # a ValueError is msgspec's own; nesting ends at Python's limit
         return None
+    error = answer.get("error") if isinstance(answer, dict) else None
     return error if isinstance(error, dict) else None
 
 
 def _differences(raw: object) -> dict[str, tuple[str, str]]:
     if not isinstance(raw, dict):
         return {}
-    return {
-        str(name): (str(pair[0]), str(pair[1]))
-        for name, pair in raw.items()
-        if isinstance(pair, list) and len(pair) == 2
-    }
+    pairs = [(name, pair) for name, pair in raw.items() if isinstance(pair, list) and len(pair) == 2]
+    return {_text(name): (_text(pair[0]), _text(pair[1])) for name, pair in pairs[:MAX_NAMED_VALUES]}
+
+
+def _text(value: object) -> str:
+    """Text as far as a person would read it; nothing for any other value, which may be as deep as it likes."""
+    if not isinstance(value, str):
+        return ""
+    return value if len(value) <= _MOST_TOLD else f"{value[:_MOST_TOLD]}..."
 
 
 def _seconds(retry_after: str | None) -> float:
     """`Retry-After` in seconds; its other form, a date, depends on the wall clock and is not followed."""
-    return float(retry_after) if retry_after and retry_after.isascii() and retry_after.isdigit() else 0.0
+    if not retry_after or not retry_after.isascii() or not retry_after.isdigit():
+        return 0.0
+    return min(float(retry_after), _MOST_RETRY_AFTER_S)

@@ -42,8 +42,11 @@ class BatchMeta:
     def loss_weight(self) -> float:
         """What a micro-batch's mean loss counts: summed over a global step, that is the mean over all its tokens.
 
-        It allows for the averaging of gradients over ranks by DDP and FSDP, and for no other division.
+        It allows for the averaging of gradients over ranks by DDP and FSDP, and for no other division. It is 0 where no
+        token is supervised.
         """
+        if not self.supervised_tokens:
+            return 0.0
         return self.supervised_tokens * self.world_size / self.step_supervised_tokens
 
 

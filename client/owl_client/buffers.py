@@ -19,6 +19,10 @@ MAX_IDLE_BYTES = 512 << 20
 _SMALLEST = 1 << 16
 
 
+class NoReceiveMemory(MemoryError):  # noqa: N818 # it says what there is none of
+    """There is no memory for a payload. Nobody's fault but this machine's: no error of a connection or a server."""
+
+
 class Event(Protocol):
     """The part of `torch.cuda.Event` that the ledger needs."""
 
@@ -46,7 +50,11 @@ class ReceiveMemory:
         self._lock = threading.Lock()
 
     def take(self, nbytes: int) -> memoryview:
-        """Writable memory of exactly `nbytes` bytes."""
+        """Writable memory of exactly `nbytes` bytes.
+
+        Raises:
+            NoReceiveMemory: the system, or CUDA, gives none.
+        """
         with self._lock:
             slab = self._fitting(nbytes)
         lease = slab[:nbytes]
@@ -67,7 +75,14 @@ class ReceiveMemory:
         fitting = [i for i, slab in enumerate(self._idle) if capacity <= slab.nbytes <= 2 * capacity]
         if fitting:  # the last one that came back may be in a cache still
             return self._idle.pop(min(reversed(fitting), key=lambda i: self._idle[i].nbytes))
-        return self._new(capacity)
+        try:
+            return self._new(capacity)
+        except (MemoryError, RuntimeError) as exc:  # numpy's, torch's
+            raise NoReceiveMemory(
+                f"receive memory: expected {capacity} bytes{' that are pinned for CUDA' if self._pinned else ''}, got "
+                f"none: {exc!s:.300}; ask for a smaller micro_batch_size, prefetch or prefetch_bytes, keep fewer "
+                f"batches, or give the trainer more memory (ulimit -l and -v, docker: --memory)"
+            ) from exc
 
     def _new(self, capacity: int) -> NDArray[np.uint8]:
         if self._pinned:

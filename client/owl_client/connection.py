@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import json
 import os
 import socket
 import ssl
@@ -15,6 +14,7 @@ from urllib.parse import quote, urlencode, urlsplit
 
 from owl_client.answers import error_from_answer
 from owl_client.body import Body, fast_body
+from owl_client.description import read_description
 from owl_client.memory import Meeting, ServerMemory
 from owl_client.response import WholeResponse
 from owl_client.transport import Description, Interrupt, StreamRequest
@@ -133,7 +133,7 @@ class HttpTransport:
         with self._translated(url):
             connection, response = self._get(url, f"/v1/datasets/{quote(dataset, safe='')}", Interrupt())
             try:
-                return read_description(url, response.read_most(MAX_ANSWER_BYTES))
+                return read_description(url, response.read_most(MAX_ANSWER_BYTES), dataset)
             finally:
                 response.close()
                 connection.close()
@@ -244,32 +244,6 @@ class HttpByteStream:
             self._memory.close()
         self._response.close()
         self._connection.close()
-
-
-def read_description(url: str, body: bytes) -> Description:
-    """Read the JSON of `GET /v1/datasets/{name}`.
-
-    Raises:
-        ServerError: it is not what an owl-stream server answers.
-    """
-    try:
-        raw = json.loads(body)
-        description = Description(
-            name=str(raw["name"]),
-            layout=str(raw["layout"]),
-            fingerprint=str(raw["fingerprint"]),
-            components={str(name): str(value) for name, value in dict(raw["components"]).items()},
-            assembly=str(raw["assembly"]),
-            global_batch_size=int(raw["global_batch_size"]),
-            steps_per_epoch=int(raw["steps_per_epoch"]),
-        )
-    except (ValueError, KeyError, TypeError, RecursionError) as exc:
-        raise ServerError(
-            f"{url}: expected the description of a dataset, got other JSON or none ({exc!r:.80})"
-        ) from exc
-    if description.global_batch_size < 1 or description.steps_per_epoch < 0:
-        raise ServerError(f"{url}: expected counts from 0 in a dataset's description, got {description!r:.200}")
-    return description
 
 
 def _refuse(url: str, response: WholeResponse) -> NoReturn:

@@ -6,11 +6,12 @@ import time
 
 from owl_client.answers import error_from_frame
 from owl_client.buffers import ReceiveMemory
+from owl_client.contract import Contract
 from owl_client.order import Order, other_data
 from owl_client.stats import Counters
 from owl_client.transport import Interrupt, StreamRequest, Transport
 from owl_stream.errors import FrameError, OwlStreamError, PeerGoneError, ProtocolVersionError, StateMismatchError
-from owl_stream.wire import BatchHeader, End, ErrorInfo, Frame, FrameParser, Header, Hello, Limits, Stats
+from owl_stream.wire import BatchHeader, End, ErrorInfo, Frame, FrameParser, Hello, Limits, Stats
 
 READ_BYTES = 1 << 20
 """At most so much is read before it is digested: while it is in a cache still, which is a quarter faster."""
@@ -38,7 +39,8 @@ class Link:
         self._url, self._order, self._counters = url, order, counters
         self._at = order.resume_point()
         self._parser = FrameParser(limits, memory.take)
-        self._greeted, self._large_reads = False, 0
+        self._contract: Contract | None = None
+        self._large_reads = 0
         report, dataset = counters.unreported(), order.dataset
         request = StreamRequest(
             dataset.name, dataset.fingerprint, self._at, order.share, order.stride, tuple(report.items())
@@ -61,9 +63,8 @@ class Link:
         try:
             while True:
                 frame = self._read()
-                header = frame.header
-                if self._take(header):
-                    return frame if isinstance(header, BatchHeader) else None
+                if self._take(frame):
+                    return frame if isinstance(frame.header, BatchHeader) else None
         except StateMismatchError as exc:
             raise StateMismatchError(f"{self._url}: {exc}", exc.differences) from exc
         except (FrameError, ProtocolVersionError) as exc:
@@ -73,17 +74,19 @@ class Link:
         """Let go of the connection."""
         self._bytes.close()
 
-    def _take(self, header: Header) -> bool:
-        """Check a header against the order; returns whether it is one to hand on."""
+    def _take(self, frame: Frame) -> bool:
+        """Check a frame against the order and what `hello` promised; returns whether it is one to hand on."""
+        header, contract = frame.header, self._contract
         if isinstance(header, ErrorInfo):
             raise error_from_frame(self._url, header)
-        if isinstance(header, Hello) == self._greeted:
-            raise FrameError(f"expected {'no second' if self._greeted else 'a'} hello, got a {header.kind} frame")
+        if isinstance(header, Hello) == (contract is not None):
+            raise FrameError(f"expected {'no second' if contract else 'a'} hello, got a {header.kind} frame")
         if isinstance(header, Hello):
             self._order.check_hello(header, self._at)
-            self._greeted = True
-        elif isinstance(header, BatchHeader):
+            self._contract = Contract(header)
+        elif isinstance(header, BatchHeader) and contract is not None:
             self._order.check_batch(header, self._at)
+            contract.check(header, frame.payload)
             self._at = self._order.after(self._at)
             return True
         elif isinstance(header, End):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torch.utils.data import DataLoader
 
 from owl_client.batch import BATCHED, Batch
+from owl_client.crossing import no_room
 from owl_stream.errors import ConfigError, RequestError
 
 if TYPE_CHECKING:
@@ -70,9 +72,18 @@ class OwlStreamLoader(DataLoader[Batch]):
         if self._state is not None:
             self._stream.go_on_behind(self._state)
             self._state = None
-        for batch in super().__iter__():
+        for batch in self._batches():
             self._state = batch.meta.state
             yield batch
+
+    def _batches(self) -> Iterator[Batch]:
+        try:
+            batches: Iterator[Batch] = super().__iter__()
+        except OSError as exc:  # its queues need shared memory before any batch does
+            if self.num_workers and exc.errno in {errno.ENOSPC, errno.ENOENT, errno.EROFS, errno.EACCES}:
+                raise no_room("the queues of a DataLoader", exc) from exc
+            raise
+        return batches
 
     def state_dict(self) -> dict[str, Any]:
         """The state after the last batch handed out; before the first, the dataset's own."""

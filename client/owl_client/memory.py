@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from typing import Self
 
 
+_MOST_STRANGERS = 64
+"""That are sent away before the server is taken for one that did not come: somebody connects as fast as we look."""
+
+
 def same_machine(sock: socket.socket) -> bool:
     """Whether a TCP connection has one address at both ends; False where the system is not Linux."""
     try:
@@ -66,9 +70,9 @@ class Meeting:
         """
         if self._listening is None or answer != ACCEPTED:
             return None
-        while True:
+        for _ in range(_MOST_STRANGERS):
             try:
-                sock, _ = self._listening.accept()
+                sock = self._listening.accept()[0]
             except OSError:
                 return None
             sock.setblocking(False)
@@ -80,6 +84,7 @@ class Meeting:
                 for fd in fds:
                     os.close(fd)
             sock.close()  # a stranger
+        return None
 
     def _try(self, sock: socket.socket, fds: list[int]) -> ServerMemory | None:
         """The server's memory, if what it has written there can be read: the key. Else it hears that it cannot."""

@@ -86,6 +86,8 @@ class Order:
                 f"install the same decoder and resizer versions on all servers",
                 {"assembly": (mine.assembly, theirs.assembly)},
             )
+        if mine.layout != theirs.layout:
+            raise FrameError(f"hello of another stream: expected layout {mine.layout!r:.80}, got {theirs.layout!r:.80}")
         share = self.share
         expected = (asked, share.rank, share.world_size, share.micro_batch_size, self.micros, mine.steps_per_epoch)
         got = (
@@ -103,7 +105,7 @@ class Order:
         """Check that a batch is the expected one of our share.
 
         Raises:
-            FrameError: reordered, duplicated, left out, or of another stream.
+            FrameError: reordered, duplicated, left out, of another stream, or with more labels than its step.
         """
         share = self.share
         if header.fingerprint != self.dataset.fingerprint:
@@ -120,6 +122,11 @@ class Order:
             raise FrameError(
                 f"batch of another share: expected rank {share.rank} of {share.world_size} with "
                 f"{share.micro_batch_size} rows, got rank {header.rank} of {header.world_size} with {len(header.rows)}"
+            )
+        if header.supervised_tokens > header.step_supervised_tokens:  # a loss is weighted by their ratio
+            raise FrameError(
+                f"batch at {_place(expected)}: expected at most the step's {header.step_supervised_tokens} supervised "
+                f"tokens, got {header.supervised_tokens}"
             )
 
     def check_end(self, end: End, expected: Cursor) -> None:

@@ -15,6 +15,7 @@ import torch
 import xxhash
 from numpy.typing import NDArray
 
+from owl_client.crossing import no_room, share_cells
 from owl_stream.errors import RequestError
 from owl_stream.wire import Cursor
 
@@ -35,16 +36,24 @@ class Position:
     """A cursor, and for passes by workers which of them finished. Survives fork, spawn and deepcopy."""
 
     def __init__(self) -> None:
-        self._shared = _shared(torch.zeros(_BEGUN + MOST_WORKERS, dtype=torch.int64, device="cpu"))
-        self._cells: NDArray[np.int64] = self._shared.numpy()
+        self._tensor = torch.zeros(_BEGUN + MOST_WORKERS, dtype=torch.int64, device="cpu")
+        self._alone = not share_cells(self._tensor)
+        """No memory could be shared: well enough until workers read."""
+        self._cells: NDArray[np.int64] = self._tensor.numpy()
         self._passes = 0
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"shared": self._shared, "passes": self._passes}
+        # torch would try again to share a tensor that is to be pickled, and fail where nobody says what it was for
+        cells = self._cells.copy() if self._alone else self._tensor
+        return {"cells": cells, "passes": self._passes}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self._shared, self._passes = _shared(state["shared"]), state["passes"]
-        self._cells = self._shared.numpy()
+        cells, self._passes = state["cells"], state["passes"]
+        self._alone = isinstance(cells, np.ndarray)
+        self._tensor = torch.from_numpy(cells) if self._alone else cells
+        if not self._alone:  # a plain copy may have taken them out of shared memory
+            self._alone = not share_cells(self._tensor)
+        self._cells = self._tensor.numpy()
 
     @property
     def cursor(self) -> Cursor:
@@ -68,7 +77,10 @@ class Position:
 
         Raises:
             RequestError: more workers than there are cells for.
+            ConfigError: no memory could be shared with the other workers.
         """
+        if self._alone:
+            raise no_room(f"the {self._tensor.nbytes} bytes in which workers note how far they are")
         if workers > MOST_WORKERS:
             raise RequestError(f"num_workers: expected at most {MOST_WORKERS}, got {workers}")
         self._passes += 1
@@ -156,9 +168,3 @@ def _say_abandoned(start: Cursor) -> None:
 def _digest(text: str) -> int:
     """A positive 63-bit number that stands for a text."""
     return xxhash.xxh3_64_intdigest(text.encode()) >> 1 | 1
-
-
-def _shared(cells: torch.Tensor) -> torch.Tensor:
-    """`cells` in shared memory, where a plain copy may have taken them out of it."""
-    cells.share_memory_()  # type: ignore[no-untyped-call] # torch leaves it untyped
-    return cells

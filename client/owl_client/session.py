@@ -88,7 +88,7 @@ class Session:
             interrupt=interrupt,
             counters=self.counters,
         )
-        source = BatchSource(stream, order, make_placer(device, dtype), raw_for, self.counters)
+        source = BatchSource(stream, order, make_placer(device, dtype), raw_for, self.counters, leaves=in_worker)
         return Receiver(source, interrupt, self._settings.prefetch, self._settings.prefetch_bytes)
 
     def _refuse_other(self, url: str, got: Description, expected: State | None) -> None:

@@ -7,12 +7,15 @@ from dataclasses import dataclass
 
 import torch
 
-from owl_client.batch import OFFSET_LENGTHS, OFFSETS, Batch, BatchMeta, check_lengths, split_offsets
+from owl_client.batch import OFFSET_LENGTHS, Batch, BatchMeta, split_offsets
+from owl_client.buffers import NoReceiveMemory
+from owl_client.crossing import share
 from owl_client.device import Placed, Placer
 from owl_client.order import Order
 from owl_client.state import State
 from owl_client.stats import Counters
 from owl_client.stream import EpochStream
+from owl_stream.errors import ConfigError
 from owl_stream.wire import BatchHeader, tensor_views
 
 
@@ -25,11 +28,19 @@ class Ready:
     meta: BatchMeta
     raw_for: torch.dtype | None
     nbytes: int
+    leaves: bool = False
+    """Whether it goes to another process."""
 
     def claim(self) -> Batch:
-        """The batch, usable in the caller's thread and on its current stream."""
+        """The batch, usable in the caller's thread and on its current stream, or ready to leave the process.
+
+        Raises:
+            ConfigError: it is to leave, and there is no room in shared memory.
+        """
         tensors = self.placed.claim()
         whole = tensors if self.lengths is None else split_offsets(tensors, self.lengths)
+        if self.leaves:
+            share(whole)
         return Batch(whole, self.meta, self.raw_for)
 
 
@@ -43,8 +54,11 @@ class BatchSource:
         placer: Placer,
         raw_for: torch.dtype | None = None,
         counters: Counters | None = None,
+        *,
+        leaves: bool = False,
     ) -> None:
         self._stream, self._order, self._placer, self._raw_for = stream, order, placer, raw_for
+        self._leaves = leaves
         self._counters = counters or Counters()
         self._state = State.of(order.dataset, order.share, order.next).to_dict()
 
@@ -61,8 +75,12 @@ class BatchSource:
 
         Raises:
             OwlStreamError: as `EpochStream.next`.
+            ConfigError: there is no memory to receive into.
         """
-        frame = self._stream.next()
+        try:
+            frame = self._stream.next()
+        except NoReceiveMemory as exc:  # ours, so no other server is asked
+            raise ConfigError(str(exc)) from exc
         if frame is None:
             return None
         header = frame.header
@@ -74,10 +92,11 @@ class BatchSource:
         self._counters.copy_s += time.perf_counter() - began
         return Ready(
             placed=placed,
-            lengths=None if lengths is None else check_lengths(views[OFFSETS].size, lengths.tolist(), len(header.rows)),
+            lengths=None if lengths is None else lengths.tolist(),
             meta=self._meta(header),
             raw_for=self._raw_for,
             nbytes=frame.payload.nbytes,
+            leaves=self._leaves,
         )
 
     def _meta(self, header: BatchHeader) -> BatchMeta:

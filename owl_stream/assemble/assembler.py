@@ -110,7 +110,7 @@ class Assembler:
         self._encoder = Encoder(recipe, built, indexed=True)
         self._decoder = Decoder()
         self._cutter = Cutter(recipe.image_size, recipe.resize)
-        self._filler = Row(get_layout(recipe.layout).filler(built), RowInfo("", "", "filler"))
+        self._filler = Row(get_layout(recipe.layout).filler(built), RowInfo("", "", "filler", "", None))
         self._files = ShardFiles(shards)
         self._kept = None if rows is None else KeptRows(shards, rows)
         self._sources = None if cache is None else Sources(cache.directory)
@@ -235,7 +235,9 @@ class _Assembly:
             got = text.text_tokens, text.supervised_tokens, text.crops
             if got != promised:
                 raise _stale(shard, row, f"{promised} text tokens, supervised tokens and crops, got {got}")
-        return Row(text, RowInfo(shard, encoded.key, "ok"), encoded.pictures, self._key(span, encoded.pictures))
+        return Row(
+            text, RowInfo(shard, encoded.key, "ok", "", None), encoded.pictures, self._key(span, encoded.pictures)
+        )
 
     def _kept(self, row: JobRow, span: bytes) -> EncodedSample | None:
         """The sample as indexing has encoded it; None where that was not kept."""

@@ -28,7 +28,6 @@ from owl_stream.wire.headers import (
     Stats,
     Status,
     Totals,
-    header_from_map,
 )
 from owl_stream.wire.memory import (
     ACCEPTED,
@@ -41,6 +40,7 @@ from owl_stream.wire.memory import (
     MemoryPlace,
 )
 from owl_stream.wire.parser import FrameParser, parse_frames
+from owl_stream.wire.schema import check_schema, check_tensors
 from owl_stream.wire.tensors import DTYPES, TensorSpec, lay_out, tensor_views
 
 __all__ = [
@@ -75,8 +75,9 @@ __all__ = [
     "Status",
     "TensorSpec",
     "Totals",
+    "check_schema",
+    "check_tensors",
     "frame_nbytes",
-    "header_from_map",
     "lay_out",
     "pack_frame",
     "parse_frames",

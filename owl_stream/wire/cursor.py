@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from owl_stream.wire.bounds import Count, Epoch
+
 
 class Cursor(NamedTuple):
     """The next micro-batch a rank has not been given: `micro` of global step `step` of `epoch`, all from 0.
@@ -11,9 +13,9 @@ class Cursor(NamedTuple):
     Cursors order as the sequence does. `micros` below is M, the micro-batches a rank gets per global step.
     """
 
-    epoch: int
-    step: int
-    micro: int
+    epoch: Epoch
+    step: Count
+    micro: Count
 
     def ordinal(self, micros: int) -> int:
         """Count of the rank's micro-batches in this epoch before this one."""

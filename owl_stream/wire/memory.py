@@ -91,6 +91,8 @@ class MemoryPlace:
         if len(data) < _PLACE.size or (len(data) - _PLACE.size) % _FORGET.size:
             raise FrameError(f"place in memory: expected {_PLACE.size} bytes and a multiple of 8, got {len(data)}")
         slab, start, nbytes = _PLACE.unpack_from(data)
+        if len(data) > _PLACE.size + MAX_SLABS * _FORGET.size:
+            raise FrameError(f"place in memory: expected at most {MAX_SLABS} slabs to forget, got {len(data)} bytes")
         if not nbytes:
             raise FrameError("place in memory: expected a frame, got no bytes")
         return cls(slab, start, nbytes, tuple(number for (number,) in _FORGET.iter_unpack(data[_PLACE.size :])))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-import msgpack
 import xxhash
 
 from owl_stream.errors import FrameError
+from owl_stream.wire.decoding import read_header
 from owl_stream.wire.frame import (
     ARRAY_OF_FOUR,
     BIN32,
@@ -20,7 +20,7 @@ from owl_stream.wire.frame import (
     Limits,
     frame_nbytes,
 )
-from owl_stream.wire.headers import BatchHeader, Header, header_from_map
+from owl_stream.wire.headers import BatchHeader, Header
 from owl_stream.wire.tensors import check_specs
 
 Allocate = Callable[[int], memoryview]
@@ -102,7 +102,7 @@ class FrameParser:
                 f"frame of {whole} bytes: the limit is {self._limits.max_frame_bytes}; ask for a smaller "
                 f"micro_batch_size, a larger world_size, or raise max_frame_bytes"
             )
-        self._header = header_from_map(_unpack_header(self._target[: self._header_nbytes]))
+        self._header = read_header(self._target[: self._header_nbytes])
         if isinstance(self._header, BatchHeader):
             check_specs(self._header.tensors, payload_nbytes)
         elif payload_nbytes:
@@ -143,17 +143,3 @@ def parse_frames(data: bytes, limits: Limits | None = None) -> Iterator[Frame]:
         if frame is not None:
             yield frame
     parser.close()
-
-
-def _refuse_extension(code: int, data: bytes) -> object:
-    raise FrameError(f"header: msgpack extension type {code} is not used by this protocol")
-
-
-def _unpack_header(packed: memoryview) -> object:
-    """Unpack; msgpack itself bounds every length by the bytes there are, and nesting by its own stack."""
-    try:
-        return msgpack.unpackb(packed, raw=False, strict_map_key=True, ext_hook=_refuse_extension)
-    except FrameError:
-        raise
-    except Exception as exc:  # msgpack raises ValueError, StackError, UnicodeDecodeError and more for hostile bytes
-        raise FrameError(f"header of {packed.nbytes} bytes is not a msgpack map: {exc or type(exc).__name__}") from exc

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from owl_stream.errors import FrameError
+from owl_stream.wire.bounds import MAX_DIMENSIONS, Count, Name, Shape
 
 ALIGNMENT = 64
 """Tensors start on 64-byte boundaries of the payload: a cache line, and what SIMD loads and DMA like best."""
@@ -18,7 +19,8 @@ ALIGNMENT = 64
 DTYPES = {"uint8": 1, "int32": 4, "int64": 8, "float16": 2, "float32": 4}
 """Element types by name, with their sizes in bytes; all little endian."""
 
-MAX_DIMENSIONS = 8
+MAX_ELEMENTS = (1 << 32) - 1
+"""Of a tensor, taking empty dimensions for 1: the length of a payload is a u32."""
 
 _NUMPY = {name: np.dtype(name).newbyteorder("<") for name in DTYPES}
 
@@ -27,11 +29,11 @@ _NUMPY = {name: np.dtype(name).newbyteorder("<") for name in DTYPES}
 class TensorSpec:
     """One tensor of a payload: `nbytes` C-contiguous bytes at `offset` from the payload's start."""
 
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    offset: int
-    nbytes: int
+    name: Name
+    dtype: Name
+    shape: Shape
+    offset: Count
+    nbytes: Count
 
 
 def lay_out(tensors: Iterable[tuple[str, str, Sequence[int]]]) -> tuple[tuple[TensorSpec, ...], int]:
@@ -53,11 +55,16 @@ def check_specs(specs: Sequence[TensorSpec], payload_nbytes: int) -> None:
     """
     end, names = 0, set()
     for spec in specs:
-        place = f"tensor {spec.name!r}"
+        place = f"tensor {spec.name!r:.80}"
         if spec.dtype not in DTYPES:
-            raise FrameError(f"{place}: expected a dtype of {', '.join(DTYPES)}, got {spec.dtype!r}")
+            raise FrameError(f"{place}: expected a dtype of {', '.join(DTYPES)}, got {spec.dtype!r:.80}")
         if len(spec.shape) > MAX_DIMENSIONS or min(spec.shape, default=0) < 0:
             raise FrameError(f"{place}: expected at most {MAX_DIMENSIONS} dimensions, none negative, got {spec.shape}")
+        if math.prod(size or 1 for size in spec.shape) > MAX_ELEMENTS:  # numpy cannot say such a shape, empty or not
+            raise FrameError(
+                f"{place}: expected at most {MAX_ELEMENTS} elements, those beside an empty dimension too, "
+                f"got a shape of {spec.shape}"
+            )
         expected = math.prod(spec.shape) * DTYPES[spec.dtype]
         if spec.nbytes != expected:
             raise FrameError(f"{place}: shape {spec.shape} of {spec.dtype} needs {expected} bytes, got {spec.nbytes}")

@@ -13,7 +13,7 @@ from owl_client import Batch, BatchMeta
 from owl_stream.errors import RequestError
 from owl_stream.wire import RowInfo
 
-META = BatchMeta(1, 2, 0, 0, 1, (RowInfo("a.tar", "0", "ok"),), 3, 2, 8, {"epoch": 1})
+META = BatchMeta(1, 2, 0, 0, 1, (RowInfo("a.tar", "0", "ok", "", None),), 3, 2, 8, {"epoch": 1})
 
 
 def raw_batch() -> Batch:

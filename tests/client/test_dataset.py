@@ -91,7 +91,8 @@ def test_ragged_lengths_that_do_not_fit_are_refused() -> None:
         return [*frames[:3], pack_frame(frame.header, payload), *frames[4:]]
 
     with pytest.raises(FrameError, match="expected 4 lengths from 0 with the sum 3, got 4 with the sum 4"):
-        next(iter(memory_dataset(world, forge)))
+        next(iter(memory_dataset(world, *[forge] * 9)))
+    assert keys_of(memory_dataset(world, forge)) == keys_of(memory_dataset(world))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.uint8])

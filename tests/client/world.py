@@ -103,8 +103,18 @@ class World:
             request.share.micro_batch_size,
             self.micros(request.share),
             self.steps,
-            (SchemaEntry("input_ids", "int64", ("B", "L")),),
+            self.schema(),
         )
+
+    def schema(self) -> tuple[SchemaEntry, ...]:
+        """What `hello` says of the tensors: those of step 0, which has them all."""
+        dims: dict[str, tuple[str | int, ...]] = {
+            "media_offset": ("N",) if self.layout == "owl3-241101" else ("B", "L", 2),
+            "media_offset_lengths": ("B",),
+            "pixel_values": ("C", 3, self.side, self.side),
+        }
+        arrays = self.arrays(Cursor(0, 0, 0), Share(0, 1, 1))
+        return tuple(SchemaEntry(name, str(each.dtype), dims.get(name, ("B", "L"))) for name, each in arrays.items())
 
     def end(self, request: StreamRequest) -> End:
         """The last header of a stream."""
@@ -169,7 +179,7 @@ def _batch_header(world: World, cursor: Cursor, share: Share, specs: tuple[Tenso
         share.rank,
         share.world_size,
         specs,
-        tuple(RowInfo("train-0.tar", f"{i:06}", "masked" if i % 7 == 6 else "ok") for i in ids),
+        tuple(RowInfo("train-0.tar", f"{i:06}", "masked" if i % 7 == 6 else "ok", "", None) for i in ids),
         LENGTH * len(ids),
         len(ids),
         world.rows,

@@ -21,9 +21,9 @@ PLACES = [
     Place("demo-1.tar", CORRUPT_KEY, f"{CORRUPT_KEY}.jpg", 2560),
 ]
 REASON = f"shard demo-1.tar, sample {CORRUPT_KEY}, member {CORRUPT_KEY}.jpg @ 2560: JPEG ends early"
-CAT = RowInfo("demo-0.tar", "cat", "ok")
-MASKED = RowInfo("demo-1.tar", CORRUPT_KEY, "masked", REASON)
-FILLER = RowInfo("", "", "filler")
+CAT = RowInfo("demo-0.tar", "cat", "ok", "", None)
+MASKED = RowInfo("demo-1.tar", CORRUPT_KEY, "masked", REASON, None)
+FILLER = RowInfo("", "", "filler", "", None)
 FALLING = [6.0] * 5 + [2.0] * 5
 
 
@@ -67,8 +67,8 @@ def test_a_run_that_kept_every_promise_passes() -> None:
         (ledger(CAT, CAT, MASKED), [0]),
         (ledger(MASKED), [0]),
         (ledger(CAT), [0, 3]),
-        (ledger(RowInfo("demo-0.tar", "cat", "masked", "broken"), MASKED), [3]),
-        (ledger(CAT, RowInfo("demo-1.tar", CORRUPT_KEY, "masked", "no place")), [3]),
+        (ledger(RowInfo("demo-0.tar", "cat", "masked", "broken", None), MASKED), [3]),
+        (ledger(CAT, RowInfo("demo-1.tar", CORRUPT_KEY, "masked", "no place", None)), [3]),
     ],
     ids=["one sample twice", "one sample lost", "the corrupt one lost", "a good one skipped", "skipped without place"],
 )

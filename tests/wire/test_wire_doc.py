@@ -43,6 +43,17 @@ from owl_stream.wire import (
     parse_frames,
     tensor_views,
 )
+from owl_stream.wire.bounds import (
+    MAX_BATCH_ROWS,
+    MAX_COUNT,
+    MAX_DIMENSIONS,
+    MAX_MESSAGE_LENGTH,
+    MAX_NAME_LENGTH,
+    MAX_NAMED_VALUES,
+    MAX_STEPS,
+    MAX_TENSORS,
+    MAX_WORLD_SIZE,
+)
 from tests.client.peers import finish_after, serving
 from tests.client.world import World
 from tests.support.patience import PATIENCE_S
@@ -74,7 +85,7 @@ EXAMPLE = BatchHeader(
     rank=1,
     world_size=2,
     tensors=SPECS,
-    rows=(RowInfo("a.tar", "0001", "ok"),),
+    rows=(RowInfo("a.tar", "0001", "ok", "", None),),
     attended_tokens=2,
     supervised_tokens=1,
     step_supervised_tokens=300,
@@ -150,6 +161,17 @@ def test_numbers_and_names_are_the_codes() -> None:
     assert f"`{MEDIA_TYPE}`" in TEXT
     assert f"({MAX_FRAME_BYTES} bytes)" in section("Limits")
     assert f"({MAX_HEADER_BYTES} bytes)" in section("Limits")
+    for what, limit in {
+        "tensors of a batch, entries of a schema": f"{MAX_TENSORS}",
+        "dimensions of a tensor": f"{MAX_DIMENSIONS}",
+        "rows of a batch, `micro_batch_size`, `micros_per_step`": f"{MAX_BATCH_ROWS}",
+        "`world_size`": f"2^{MAX_WORLD_SIZE.bit_length() - 1}",
+        "`steps_per_epoch`": f"2^{MAX_STEPS.bit_length() - 1}",
+        "entries of `components` and of `values`": f"{MAX_NAMED_VALUES}",
+        "a text": f"{MAX_NAME_LENGTH} characters (an error's `message` {MAX_MESSAGE_LENGTH})",
+        "any other count, and the absolute value of any other number": f"2^{MAX_COUNT.bit_length() - 1} (of an epoch",
+    }.items():
+        assert f"| {what} | {limit}" in section("Limits")
     assert f"a multiple of {ALIGNMENT};" in section("Tensors")
     rows = re.findall(r"^\| (`.*?) \| (\d+) \|$", section("Tensors"), re.MULTILINE)
     assert {name: int(size) for cell, size in rows for name in re.findall(r"`(\w+)`", cell)} == DTYPES
