@@ -59,9 +59,11 @@ class LimitedProtocol(HttpToolsProtocol):
         return self.transport.get_write_buffer_size()
 
     def drop(self) -> None:
-        """End the connection at once."""
+        """End the connection at once. What is still sent goes nowhere: a closed transport would raise."""
         self._expect_nothing()
         self.transport.abort()
+        if self.cycle is not None:
+            self.cycle.disconnected = True
 
     def data_received(self, data: bytes) -> None:
         """Parse, and refuse a head that has grown too large without being whole."""
@@ -76,7 +78,7 @@ class LimitedProtocol(HttpToolsProtocol):
         """Start a new request's clock and offer the stream ways to drop the connection and to write to it directly."""
         super().on_message_begin()
         self._received, self._in_body = 0, False
-        self.scope["extensions"] = {ABORT: {"abort": self.transport.abort}, DIRECT: {"transport": self.transport}}
+        self.scope["extensions"] = {ABORT: {"abort": self.drop}, DIRECT: {"transport": self.transport}}
         if self._deadline is None:
             self._expect_request()
 
