@@ -1,6 +1,7 @@
 """Imports point one way.
 
-    errors <- machine, wire, config, records <- shards <- plan, layouts <- assemble <- engine <- server <- cli
+    errors <- machine <- blocking
+    errors <- machine, blocking, wire, config, records <- shards <- plan, layouts <- assemble <- engine <- server <- cli
 
 `pack` stands beside them: it writes what `shards` reads.
 """
@@ -18,8 +19,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 MAY_IMPORT: dict[str, set[str]] = {"errors": set(), "wire": {"errors"}, "config": {"errors"}}
 MAY_IMPORT["machine"] = {"errors"}
+MAY_IMPORT["blocking"] = {"errors", "machine"}
 MAY_IMPORT["records"] = {"errors"}
-MAY_IMPORT["shards"] = {"wire", *MAY_IMPORT["wire"], "config", "records", "machine"}
+MAY_IMPORT["shards"] = {"wire", *MAY_IMPORT["wire"], "config", "records", "machine", "blocking"}
 MAY_IMPORT["plan"] = MAY_IMPORT["layouts"] = {"shards", *MAY_IMPORT["shards"]}
 MAY_IMPORT["assemble"] = {"plan", "layouts", *MAY_IMPORT["plan"]}
 MAY_IMPORT["engine"] = {"assemble", *MAY_IMPORT["assemble"]}

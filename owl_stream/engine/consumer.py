@@ -55,11 +55,14 @@ class _Run:
 
     def __init__(self, dataset: Dataset, places: tuple[Coordinate, ...]) -> None:
         self._dataset, self.places = dataset, places
+        at = places[0]
+        self._what = f"planning {dataset.name}, epoch {at.epoch}, step {at.step}, micro {at.micro}, rank {at.rank}"
         self._planning: asyncio.Task[dict[Coordinate, Job | Exception]] | None = None
 
     async def job(self, at: Coordinate) -> Job:
         if self._planning is None:
-            self._planning = asyncio.create_task(asyncio.to_thread(self._plan))
+            self._planning = asyncio.create_task(self._dataset.planning.run(self._what, self._plan))
+            self._planning.add_done_callback(_heard)
         # Whoever is cancelled while waiting must not take the plan away from the others.
         outcome = (await asyncio.shield(self._planning))[at]
         if isinstance(outcome, Exception):
@@ -74,3 +77,9 @@ class _Run:
             except Exception as exc:  # each is told to the one who asks for its place
                 planned[at] = exc
         return planned
+
+
+def _heard(planning: asyncio.Task[dict[Coordinate, Job | Exception]]) -> None:
+    """An error is told to those who wait; that nobody does any more is no fault."""
+    if not planning.cancelled():
+        planning.exception()
