@@ -55,13 +55,13 @@ class _Run:
 
     def __init__(self, dataset: Dataset, places: tuple[Coordinate, ...]) -> None:
         self._dataset, self.places = dataset, places
-        at = places[0]
-        self._what = f"planning {dataset.name}, epoch {at.epoch}, step {at.step}, micro {at.micro}, rank {at.rank}"
         self._planning: asyncio.Task[dict[Coordinate, Job | Exception]] | None = None
 
     async def job(self, at: Coordinate) -> Job:
         if self._planning is None:
-            self._planning = asyncio.create_task(self._dataset.planning.run(self._what, self._plan))
+            epoch, step, micro, rank, *_ = self.places[0]
+            what = f"planning {self._dataset.name}, epoch {epoch}, step {step}, micro {micro}, rank {rank}"
+            self._planning = asyncio.create_task(self._dataset.planning.run(what, self._plan))
             self._planning.add_done_callback(_heard)
         # Whoever is cancelled while waiting must not take the plan away from the others.
         outcome = (await asyncio.shield(self._planning))[at]

@@ -316,11 +316,11 @@ class ProcessEngine(Engine):
 
     def _look_for_stall(self, errand: _Errand, took_s: float) -> None:
         """Remember which shard an errand stalled at, or that its shards do not stall."""
-        if errand.result.done() and errand.result.exception() is None:
+        error = errand.result.exception() if errand.result.done() else None
+        if errand.result.done() and error is None:
             self._stalls.made(errand.dataset, errand.job)
-        elif took_s >= self._job_timeout_s and errand.slab is not None and not errand.result.cancelled():
-            if not errand.result.done() or isinstance(errand.result.exception(), ReadError):
-                self._stalls.found(errand.dataset, errand.job, errand.slab.row)
+        elif took_s >= self._job_timeout_s and errand.slab is not None and isinstance(error, ReadError | None):
+            self._stalls.found(errand.dataset, errand.job, errand.slab.row)
 
     def _check_lost(self, errand: _Errand) -> None:
         """Raise ReadError where one more try might lose one more worker."""

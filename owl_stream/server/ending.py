@@ -70,11 +70,14 @@ class Watchdog:
             os._exit(0)
 
     def _tell(self, seconds: float) -> None:
-        stuck = "; ".join(f"{each.what} ({each.seconds:.0f} s)" for each in self._running())
-        log.warning(
-            "ends %.1f s after the signal, by force; still under way: %s", seconds, stuck or "its last requests"
-        )
+        left = in_words(self._running()) or "its last requests"
+        log.warning("ends %.1f s after the signal, by force; still under way: %s", seconds, left)
         sys.stdout.flush()
+
+
+def in_words(running: Sequence[Running]) -> str:
+    """What is under way, and for how long."""
+    return "; ".join(f"{each.what} ({each.seconds:.0f} s)" for each in running)
 
 
 class EndsQuietly:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 import socket
 from collections.abc import Callable, Sequence
@@ -17,11 +18,13 @@ from owl_stream.errors import ConfigError, OwlStreamError
 from owl_stream.machine import explained
 from owl_stream.server.access import check_exposure
 from owl_stream.server.app import create_app
-from owl_stream.server.ending import SHARE_FOR_REQUESTS, Watchdog
+from owl_stream.server.ending import SHARE_FOR_REQUESTS, Watchdog, in_words
 from owl_stream.server.logs import configure_logs
 from owl_stream.server.protocol import limited_protocol
 from owl_stream.server.state import ServerState
 from owl_stream.server.tls import tls_options
+
+log = logging.getLogger("owl_stream.server")
 
 
 class _Server(uvicorn.Server):
@@ -130,7 +133,9 @@ def serve(
         try:
             _run(server, sock)
         finally:
-            if not state.running():
+            if left := state.running():
+                log.warning("stopped; what waits for storage is left behind: %s", in_words(left))
+            else:
                 watchdog.disarm()
     if failures:
         raise failures[0]
