@@ -23,7 +23,7 @@ from owl_stream.blocking import Running, Threads
 from owl_stream.config import DatasetConfig
 from owl_stream.errors import RequestError
 from owl_stream.plan import Plan, check_deal, check_rank, valid_micro_batch_sizes
-from owl_stream.shards import Index, IndexPlace, Progress, RowTables, build_index, find_shards
+from owl_stream.shards import Index, IndexPlace, Progress, RowTables, Shard, build_index, find_shards
 from owl_stream.wire import MAX_FRAME_BYTES, Totals
 
 STALL_S = 120.0
@@ -208,6 +208,11 @@ class Dataset:
         """Samples (and damage of shards) that were found bad at indexing, from `offset` on; ready for JSON."""
         stop = None if limit is None else offset + limit
         return [asdict(bad) for bad in islice(self._index.quarantine(), offset, stop)]
+
+    @property
+    def shards(self) -> tuple[Shard, ...]:
+        """The shards that samples lie in, by the number that rows of jobs name."""
+        return self._index.shards
 
     @property
     def threads(self) -> tuple[Threads, ...]:

@@ -18,6 +18,9 @@ from owl_stream.engine.channel import Done, Open, Work, receive, send
 from owl_stream.engine.slabs import Slab
 from owl_stream.errors import OwlStreamError, ReadError
 
+LOADS_S = 60.0
+"""A new process loads its modules and a tokenizer within this time, however busy the machine is. No storage but that of
+the program itself is waited for, so a shorter limit for jobs is none for this."""
 ENDS_S = 1.0
 """A worker whose socket is closed ends by itself within this time."""
 DIES_S = 5.0
@@ -40,7 +43,7 @@ class WorkerHandle:
 
     It may be given a job before it has finished another, so that it never waits for this process: it takes them, and
     answers, in the order in which they are sent. `sample_cpu_s` is CPU time for one sample, `timeout_s` wall time for
-    one message or one job.
+    one message or one job; loading what a dataset needs may take longer.
     """
 
     def __init__(self, sample_cpu_s: int, timeout_s: float) -> None:
@@ -94,7 +97,7 @@ class WorkerHandle:
                 self._slabs -= set(forget)
                 self._slabs.add(slab.number)
                 await self._send(Work(dataset.frames, job.to_bytes(), slab.number, slab.nbytes, forget), fd)
-            done = await self._hear()
+            done = await self._hear(self._timeout_s)
         except OwlStreamError:
             self._jobs.remove(slab)
             raise
@@ -129,7 +132,7 @@ class WorkerHandle:
     async def _open(self, dataset: Dataset) -> None:
         if dataset.frames not in self._datasets:
             await self._send(Open(dataset.frames, pickle.dumps(dataset.assembler_factory)))
-            await self._hear()
+            await self._hear(max(self._timeout_s, LOADS_S))
             self._datasets.add(dataset.frames)
 
     async def _send(self, message: Open | Work, fd: int | None = None) -> None:
@@ -137,10 +140,10 @@ class WorkerHandle:
         async with asyncio.timeout(self._timeout_s):
             await send(self.sock, message, fd)
 
-    async def _hear(self) -> Done:
+    async def _hear(self, timeout_s: float) -> Done:
         async with self._hearing:
             self._check()
-            async with asyncio.timeout(self._timeout_s):
+            async with asyncio.timeout(timeout_s):
                 done: Done = await receive(self.sock)
         if done.error is not None:
             raise done.error

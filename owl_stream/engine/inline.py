@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 
 from owl_stream.assemble import Assembler, Dataset, Job
 from owl_stream.blocking import Running, Threads
 from owl_stream.engine.consumer import Consumer
 from owl_stream.engine.shared import Engine, Memory
+from owl_stream.engine.stalls import shards_of, stalls
+from owl_stream.errors import ReadError
 
 _Made = tuple[Memory, Assembler]
 
@@ -45,20 +48,49 @@ class InlineEngine(Engine):
             place.close()
 
 
+@dataclass
+class _Work:
+    """A job in a thread: the row that it is at (-1: none), and whether the thread has left it."""
+
+    job: Job
+    row: int = -1
+    done: bool = False
+
+    def progress(self, row: int) -> None:
+        self.row = row
+
+    @property
+    def shards(self) -> set[int]:
+        """Those of which one is being read, as far as is known."""
+        return shards_of(self.job) if self.row < 0 else {self.job.row_at(self.row).shard}
+
+
 class _Place:
-    """Where the frames of one dataset are made. An assembler belongs to the thread that uses it until that returns."""
+    """Where the frames of one dataset are made. An assembler belongs to the thread that uses it until that returns.
+
+    While a thread is stuck at a shard no other one tries it: frames of other shards must find threads.
+    """
 
     def __init__(self, dataset: Dataset, job_timeout_s: float) -> None:
         self.threads = Threads(f"assembling {dataset.name}", 4, job_timeout_s)
         self._dataset = dataset
         self._assembler: Assembler | None = None
         self._turn = asyncio.Lock()
+        self._stuck: list[_Work] = []
 
     async def assemble(self, job: Job) -> Memory:
+        self._check(job)
         async with self._turn:
+            self._check(job)
+            work = _Work(job)
             assembler, self._assembler = self._assembler, None
             what = f"assembling {self._dataset.name}, {job}"
-            made: _Made = await self.threads.run(what, self._make, job, assembler, unwanted=_throw_away)
+            try:
+                made: _Made = await self.threads.run(what, self._make, work, assembler, unwanted=_throw_away)
+            except ReadError:
+                if not work.done:
+                    self._stuck.append(work)
+                raise
             memory, self._assembler = made
         return memory
 
@@ -66,14 +98,23 @@ class _Place:
         if self._assembler is not None:
             self._assembler.close()
 
-    def _make(self, job: Job, assembler: Assembler | None) -> _Made:
-        assembler = assembler or self._dataset.assembler()
+    def _check(self, job: Job) -> None:
+        """Raise ReadError where a thread is stuck at a shard that the job needs too."""
+        self._stuck = [work for work in self._stuck if not work.done]
+        for shard in {shard for work in self._stuck for shard in work.shards} & shards_of(job):
+            raise stalls(self._dataset, job, shard)
+
+    def _make(self, work: _Work, assembler: Assembler | None) -> _Made:
         try:
-            buffer = memoryview(bytearray(self._dataset.capacity(job)))
-            assembled = assembler.assemble(job, buffer)
-        except BaseException:
-            assembler.close()
-            raise
+            assembler = assembler or self._dataset.assembler()
+            try:
+                buffer = memoryview(bytearray(self._dataset.capacity(work.job)))
+                assembled = assembler.assemble(work.job, buffer, work.progress)
+            except BaseException:
+                assembler.close()
+                raise
+        finally:
+            work.done = True
         view = buffer[assembled.start : assembled.start + assembled.nbytes].toreadonly()
         return Memory(view, assembled, view.release, view.nbytes), assembler
 

@@ -20,7 +20,7 @@ from owl_stream.blocking import Running
 from owl_stream.engine.consumer import Consumer
 from owl_stream.engine.cores import usable_cores
 from owl_stream.engine.fair import FairQueue
-from owl_stream.engine.handle import WorkerDiedError, WorkerHandle
+from owl_stream.engine.handle import LOADS_S, WorkerDiedError, WorkerHandle
 from owl_stream.engine.shared import Engine, EngineStatistics, Memory, SharedPlace
 from owl_stream.engine.slabs import CONTROL_BYTES, Slab, SlabPool, slab_bytes
 from owl_stream.engine.stalls import HeldBackError, Stalls
@@ -131,8 +131,8 @@ class ProcessEngine(Engine):
             except TimeoutError as exc:
                 await worker.kill()
                 raise WorkerError(
-                    f"a worker did not load the tokenizer within {self._job_timeout_s:g} s: look at the machine's load "
-                    f"and its storage"
+                    f"a worker did not load the tokenizer within {max(self._job_timeout_s, LOADS_S):g} s: look at the "
+                    f"machine's load and its storage"
                 ) from exc
             else:
                 return
@@ -293,12 +293,13 @@ class ProcessEngine(Engine):
             began = time.monotonic()
             try:
                 await self._serve(place, errand)
-                self._look_for_stall(errand, time.monotonic() - began)
             except Exception as exc:  # its worker could not even be ended: the place goes on with the next errand
                 unforeseen = None if isinstance(exc, OwlStreamError) else exc
                 log.error("a worker could not be ended: %s", exc, exc_info=unforeseen)
                 self._look_for_stall(errand, time.monotonic() - began)
                 self._abandon(errand, exc)
+            else:
+                self._look_for_stall(errand, time.monotonic() - began)
             finally:
                 self._given[place] -= 1
                 if not errand.result.done():

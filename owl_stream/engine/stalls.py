@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Collection, Iterable
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -41,13 +41,13 @@ class Stalls:
         if not self._found:
             return ()
         self._forget()
-        return {shard for shard in _shards(job) if (dataset.frames, shard) in self._found}
+        return {shard for shard in shards_of(job) if (dataset.frames, shard) in self._found}
 
     def found(self, dataset: Dataset, job: Job, row: int) -> None:
         """A job took too long, at this row; -1: nobody knows at which."""
         now = time.monotonic()
-        for shard in [job.row_at(row).shard] if row >= 0 else _shards(job):
-            what = f"shard {dataset.assembler_factory.shards[shard].name} of {dataset.name}"
+        for shard in [job.row_at(row).shard] if row >= 0 else shards_of(job):
+            what = f"shard {dataset.shards[shard].name} of {dataset.name}"
             stall = self._found.setdefault((dataset.frames, shard), _Stall(what, now, now))
             stall.until = now + self._forget_s
 
@@ -71,10 +71,7 @@ class Stalls:
             async with asyncio.timeout(patience_s):
                 await turn.acquire()
         except TimeoutError as exc:
-            raise ReadError(
-                f"{job}: {self._words(dataset, job)} seems to stall, and others wait for it too; look at its storage, "
-                f"then ask again"
-            ) from exc
+            raise stalls(dataset, job, *self.suspects(dataset, job)) from exc
         try:
             yield True
         finally:
@@ -86,14 +83,19 @@ class Stalls:
         now = time.monotonic()
         return [Running(stall.what, now - stall.since) for stall in self._found.values()]
 
-    def _words(self, dataset: Dataset, job: Job) -> str:
-        names = [self._found[dataset.frames, shard].what for shard in self.suspects(dataset, job)]
-        return ", ".join(sorted(names)) or f"storage of {dataset.name}"
-
     def _forget(self) -> None:
         now = time.monotonic()
         self._found = {key: stall for key, stall in self._found.items() if stall.until > now}
 
 
-def _shards(job: Job) -> Iterable[int]:
+def shards_of(job: Job) -> set[int]:
+    """The shards that a job's rows lie in."""
     return {row.shard for row in job.rows if row is not None}
+
+
+def stalls(dataset: Dataset, job: Job, *shards: int) -> ReadError:
+    """Why a job is not tried: another one waits for its shards already."""
+    names = ", ".join(sorted(dataset.shards[shard].name for shard in shards)) or "a shard"
+    return ReadError(
+        f"{job}: storage of {names} seems to stall, and another frame waits for it already; look at it, then ask again"
+    )
