@@ -43,6 +43,8 @@ MAX_TRIES = 4
 HANDED = 2
 """Jobs in a worker's hands, where enough of them wait: it begins the next one while its answer is being read."""
 KEEP_FREE_BYTES = 256 << 20
+FORGET_S = 60.0
+"""A shard that stalled is suspected for so long after a worker could have tried it again."""
 
 
 @dataclasses.dataclass
@@ -90,7 +92,7 @@ class ProcessEngine(Engine):
         self._condemned: dict[tuple[str, int], str] = {}
         """By `Dataset.frames` and digest: another recipe may take less of the same sample."""
         self._restarts = 0
-        self._stalls = Stalls(2 * job_timeout_s)
+        self._stalls = Stalls(job_timeout_s + FORGET_S)
         self._lost: list[WorkerHandle] = []
         """Workers that were killed and did not end."""
 
