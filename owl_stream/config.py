@@ -145,9 +145,17 @@ class ServerConfig(_Frozen):
     idle_timeout_s: float = Field(120.0, gt=0, description="a stream whose reader takes nothing this long is ended")
     heartbeat_s: float = Field(5.0, gt=0, le=5, description="silence after which a stream says it is alive")
     request_timeout_s: float = Field(10.0, gt=0, description="to receive a whole request")
-    job_timeout_s: float = Field(120.0, gt=0, description="wall time of one assembly: past it storage has stalled")
+    job_timeout_s: float = Field(
+        120.0,
+        gt=0,
+        description="for one assembly, or one read for a page: past it storage stalls",
+    )
     sample_cpu_s: int = Field(10, ge=1, description="CPU time one sample may cost before its decoder is stopped")
-    grace_s: float = Field(5.0, gt=0, description="SIGTERM: time for streams to finish their frame")
+    grace_s: float = Field(
+        5.0,
+        gt=0,
+        description="SIGTERM: by then the process has ended",
+    )
 
 
 _OFF = BeforeValidator(lambda value: "off" if value is False else value)

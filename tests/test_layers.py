@@ -1,6 +1,8 @@
 """Imports point one way.
 
-    errors <- machine, wire, config, records, privacy <- shards <- plan, layouts <- assemble <- engine <- server <- cli
+    errors <- machine <- blocking
+    errors <- machine, blocking, wire, config, records, privacy <- shards <- plan, layouts <- assemble <- engine
+    <- server <- cli
 
 `pack` stands beside them: it writes what `shards` reads. `children` is for who starts processes.
 """
@@ -18,9 +20,10 @@ ROOT = Path(__file__).resolve().parent.parent
 
 MAY_IMPORT: dict[str, set[str]] = {"errors": set(), "wire": {"errors"}, "config": {"errors"}}
 MAY_IMPORT["machine"] = {"errors"}
+MAY_IMPORT["blocking"] = {"errors", "machine"}
 MAY_IMPORT["records"] = {"errors"}
 MAY_IMPORT["privacy"], MAY_IMPORT["children"] = set(), set()
-MAY_IMPORT["shards"] = {"wire", *MAY_IMPORT["wire"], "config", "records", "machine", "privacy"}
+MAY_IMPORT["shards"] = {"wire", *MAY_IMPORT["wire"], "config", "records", "machine", "blocking", "privacy"}
 MAY_IMPORT["plan"] = MAY_IMPORT["layouts"] = {"shards", *MAY_IMPORT["shards"]}
 MAY_IMPORT["assemble"] = {"plan", "layouts", *MAY_IMPORT["plan"]}
 MAY_IMPORT["engine"] = {"assemble", *MAY_IMPORT["assemble"], "children"}

@@ -101,7 +101,7 @@ class CropCache:
     def _read(self, key: bytes, pixels: memoryview, readers: Readers | None) -> bool:
         path = self._path(key)
         try:
-            file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO must not hold up
         except OSError:
             return False
         head = bytearray(_HEAD.size)

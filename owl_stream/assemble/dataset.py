@@ -19,15 +19,22 @@ from owl_stream.assemble.origin import read_members
 from owl_stream.assemble.payload import schema
 from owl_stream.assemble.pieces import Pieces
 from owl_stream.assemble.tokenizer import TokenizerFile, load_tokenizer
+from owl_stream.blocking import Running, Threads
 from owl_stream.config import DatasetConfig
 from owl_stream.errors import RequestError
 from owl_stream.plan import Plan, check_deal, check_rank, valid_micro_batch_sizes
-from owl_stream.shards import Index, IndexPlace, Progress, RowTables, build_index, find_shards
+from owl_stream.shards import Index, IndexPlace, Progress, RowTables, Shard, build_index, find_shards
 from owl_stream.wire import MAX_FRAME_BYTES, Totals
+
+STALL_S = 120.0
+"""Storage that has not answered for so long stalls, where the server's configuration says nothing else."""
 
 
 class Dataset:
     """Immutable and safe to share between threads. Owns its index.
+
+    Its methods may wait for storage. `planning`, `describing` and `pages` are threads for that, of this dataset alone:
+    for the jobs of streams, for what trainers ask before they begin, and for what people look at.
 
     `fingerprint` names the exact sequence of global steps, `components` what it is made of, `assembly` what makes the
     pixels. `frames`: datasets of one server whose `frames` are equal make equal frames. `schema`: the tensors that
@@ -44,6 +51,7 @@ class Dataset:
         max_frame_bytes: int = MAX_FRAME_BYTES,
         cache: CacheSettings | None = None,
         rows: RowTables | None = None,
+        stall_s: float = STALL_S,
     ) -> None:
         self.name, self.recipe = name, config.recipe
         self.layout, self.global_batch_size = config.layout, config.global_batch_size
@@ -65,6 +73,9 @@ class Dataset:
             quarantined=index.quarantined,
         )
         self._max_shard_name_bytes = max(len(shard.name.encode()) for shard in index.shards)
+        self.planning = Threads(f"planning {name}", 2, stall_s, waiting=1 << 14)
+        self.describing = Threads(f"describing {name}", 2, stall_s)
+        self.pages = Threads(f"pages of {name}", 4, stall_s)
         # All ranks ask for the same step at about the same time, each for its own part of it.
         self._rows = lru_cache(maxsize=16)(self._rows_of_step)
         self._heaviest = lru_cache(maxsize=16)(self._find_heaviest)
@@ -198,6 +209,20 @@ class Dataset:
         stop = None if limit is None else offset + limit
         return [asdict(bad) for bad in islice(self._index.quarantine(), offset, stop)]
 
+    @property
+    def shards(self) -> tuple[Shard, ...]:
+        """The shards that samples lie in, by the number that rows of jobs name."""
+        return self._index.shards
+
+    @property
+    def threads(self) -> tuple[Threads, ...]:
+        """All of its threads."""
+        return self.planning, self.describing, self.pages
+
+    def stuck(self) -> list[Running]:
+        """Calls in its threads that have waited for storage for longer than `stall_s`."""
+        return [each for threads in self.threads for each in threads.stuck()]
+
     def close(self) -> None:
         """Close the index."""
         self._index.close()
@@ -246,11 +271,12 @@ def open_dataset(
     *,
     max_frame_bytes: int = MAX_FRAME_BYTES,
     cache: CacheSettings | None = None,
+    stall_s: float = STALL_S,
 ) -> Dataset:
     """Find the shards, load the tokenizer, build or open the index, make the plan.
 
     Relative paths start at `base`. `index_dir` None keeps the index next to the shards. `progress` is told how far
-    indexing is; what it raises ends it.
+    indexing is; what it raises ends it. `stall_s` is how long the dataset's threads wait for storage.
 
     Raises:
         ConfigError: shards or tokenizer not found, or settings that leave nothing to plan.
@@ -274,7 +300,9 @@ def open_dataset(
     )
     try:
         rows = tables if config.keep_rows else None
-        return Dataset(name, config, index, tokenizer, max_frame_bytes=max_frame_bytes, cache=cache, rows=rows)
+        return Dataset(
+            name, config, index, tokenizer, max_frame_bytes=max_frame_bytes, cache=cache, rows=rows, stall_s=stall_s
+        )
     except BaseException:
         index.close()
         raise

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
 from owl_stream.errors import DataChangedError, ReadError
-from owl_stream.shards import Shard, read_span
+from owl_stream.shards import NotRegularError, Shard, open_regular, read_span
 
 MAX_OPEN_SHARDS = 64
 """Far below the usual limit of 1024 descriptors, far above the shards that `shuffle: block` reads at a time."""
@@ -74,6 +74,8 @@ class ShardFiles:
     def _open(self, shard: int) -> int:
         path = self._shards[shard].path
         try:
-            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            return open_regular(path)
+        except NotRegularError as exc:
+            raise DataChangedError(f"{exc}, then ask again") from exc
         except OSError as exc:
             raise ReadError(f"cannot open {path}: {exc.strerror}; bring it back, then ask again") from exc

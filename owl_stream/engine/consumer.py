@@ -59,7 +59,10 @@ class _Run:
 
     async def job(self, at: Coordinate) -> Job:
         if self._planning is None:
-            self._planning = asyncio.create_task(asyncio.to_thread(self._plan))
+            epoch, step, micro, rank, *_ = self.places[0]
+            what = f"planning {self._dataset.name}, epoch {epoch}, step {step}, micro {micro}, rank {rank}"
+            self._planning = asyncio.create_task(self._dataset.planning.run(what, self._plan))
+            self._planning.add_done_callback(_heard)
         # Whoever is cancelled while waiting must not take the plan away from the others.
         outcome = (await asyncio.shield(self._planning))[at]
         if isinstance(outcome, Exception):
@@ -74,3 +77,9 @@ class _Run:
             except Exception as exc:  # each is told to the one who asks for its place
                 planned[at] = exc
         return planned
+
+
+def _heard(planning: asyncio.Task[dict[Coordinate, Job | Exception]]) -> None:
+    """An error is told to those who wait; that nobody does any more is no fault."""
+    if not planning.cancelled():
+        planning.exception()

@@ -10,13 +10,22 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections import deque
 
 from owl_stream import children
 from owl_stream.assemble import Assembled, Dataset, Job
 from owl_stream.engine.channel import Done, Open, Work, receive, send
 from owl_stream.engine.slabs import Slab
-from owl_stream.errors import OwlStreamError
+from owl_stream.errors import OwlStreamError, ReadError
+
+LOADS_S = 60.0
+"""A new process loads its modules and a tokenizer within this time, however busy the machine is. No storage but that of
+the program itself is waited for, so a shorter limit for jobs is none for this."""
+ENDS_S = 1.0
+"""A worker whose socket is closed ends by itself within this time."""
+DIES_S = 5.0
+"""A process that was killed is gone within this time, unless the kernel waits for storage on its behalf."""
 
 
 class WorkerDiedError(Exception):
@@ -35,7 +44,7 @@ class WorkerHandle:
 
     It may be given a job before it has finished another, so that it never waits for this process: it takes them, and
     answers, in the order in which they are sent. `sample_cpu_s` is CPU time for one sample, `timeout_s` wall time for
-    one message or one job.
+    one message or one job; loading what a dataset needs may take longer.
     """
 
     def __init__(self, sample_cpu_s: int, timeout_s: float) -> None:
@@ -65,6 +74,8 @@ class WorkerHandle:
         self._jobs: deque[Slab] = deque()  # by their slabs; those that a dead worker leaves behind stay
         self.broken = False
         """A message was cut off or an answer not heard: no later one would fit."""
+        self.lost_at = 0.0
+        """When it was given up: it was killed and did not end. 0.0: it was not."""
         self._datasets: set[str] = set()
         self._slabs: set[int] = set()
         self._forget: set[int] = set()
@@ -91,7 +102,7 @@ class WorkerHandle:
                 self._slabs -= set(forget)
                 self._slabs.add(slab.number)
                 await self._send(Work(dataset.frames, job.to_bytes(), slab.number, slab.nbytes, forget), fd)
-            done = await self._hear()
+            done = await self._hear(self._timeout_s)
         except OwlStreamError:
             self._jobs.remove(slab)
             raise
@@ -126,7 +137,7 @@ class WorkerHandle:
     async def _open(self, dataset: Dataset) -> None:
         if dataset.frames not in self._datasets:
             await self._send(Open(dataset.frames, pickle.dumps(dataset.assembler_factory)))
-            await self._hear()
+            await self._hear(max(self._timeout_s, LOADS_S))
             self._datasets.add(dataset.frames)
 
     async def _send(self, message: Open | Work, fd: int | None = None) -> None:
@@ -134,10 +145,10 @@ class WorkerHandle:
         async with asyncio.timeout(self._timeout_s):
             await send(self.sock, message, fd)
 
-    async def _hear(self) -> Done:
+    async def _hear(self, timeout_s: float) -> Done:
         async with self._hearing:
             self._check()
-            async with asyncio.timeout(self._timeout_s):
+            async with asyncio.timeout(timeout_s):
                 done: Done = await receive(self.sock)
         if done.error is not None:
             raise done.error
@@ -148,25 +159,43 @@ class WorkerHandle:
             raise EOFError
 
     async def reap(self) -> int:
-        """Kill the process if it lives, wait for it, close the socket; returns its exit code."""
+        """Kill the process if it lives, wait for it, close the socket; returns its exit code.
+
+        Raises:
+            ReadError: it does not die: the kernel waits for its storage. Nobody knows whether it still writes.
+        """
         self.broken = True
         with contextlib.suppress(OSError):
             self.sock.shutdown(socket.SHUT_RDWR)  # wakes whoever waits for it; closing it under them would not
-        code = await self._end()
-        async with self._sending, self._hearing:
-            self.sock.close()
-        return code
+        try:
+            return await self._end()
+        finally:
+            async with self._sending, self._hearing:
+                self.sock.close()
 
     async def _end(self) -> int:
-        if self.process.poll() is None:
-            # A worker that closed its socket is ending by itself: let its own signal be the one we report.
-            try:
-                return await asyncio.to_thread(self.process.wait, 1.0)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-        return await asyncio.to_thread(self.process.wait)
+        # A worker that closed its socket is ending by itself: let its own signal be the one we report.
+        if not await self._ended_within(ENDS_S):
+            self.process.kill()
+            if not await self._ended_within(DIES_S):
+                self.lost_at = self.lost_at or time.monotonic()
+                raise ReadError(
+                    f"worker {self.process.pid} was killed and does not end: it waits for storage, which stalls; look "
+                    f"at it, then ask again"
+                )
+        return self.process.returncode
+
+    async def _ended_within(self, seconds: float) -> bool:
+        """Whether the process ends in time. Looked at again and again: waiting for it would take a thread."""
+        deadline, pause = time.monotonic() + (0.0 if self.lost_at else seconds), 0.001
+        while self.process.poll() is None:
+            if time.monotonic() >= deadline:
+                return False
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, 0.05)
+        return True
 
     async def kill(self) -> None:
-        """End the process at once and wait for it."""
+        """End the process at once and wait for it. Raises as `reap`."""
         self.process.kill()
         await self.reap()

@@ -12,15 +12,18 @@ import contextlib
 import dataclasses
 import logging
 import signal
+import time
 from collections.abc import Sequence
 
 from owl_stream.assemble import Assembled, Dataset, Job, JobRow
+from owl_stream.blocking import Running
 from owl_stream.engine.consumer import Consumer
 from owl_stream.engine.cores import usable_cores
 from owl_stream.engine.fair import FairQueue
-from owl_stream.engine.handle import WorkerDiedError, WorkerHandle
+from owl_stream.engine.handle import LOADS_S, WorkerDiedError, WorkerHandle
 from owl_stream.engine.shared import Engine, EngineStatistics, Memory, SharedPlace
 from owl_stream.engine.slabs import CONTROL_BYTES, Slab, SlabPool, slab_bytes
+from owl_stream.engine.stalls import HeldBackError, Stalls
 from owl_stream.errors import OwlStreamError, ReadError, TemporaryError, WorkerError
 from owl_stream.machine import explained
 
@@ -40,6 +43,8 @@ MAX_TRIES = 4
 HANDED = 2
 """Jobs in a worker's hands, where enough of them wait: it begins the next one while its answer is being read."""
 KEEP_FREE_BYTES = 256 << 20
+FORGET_S = 60.0
+"""A shard that stalled is suspected for so long after a worker could have tried it again."""
 
 
 @dataclasses.dataclass
@@ -51,6 +56,8 @@ class _Errand:
     capacity: int
     result: asyncio.Future[Assembled]
     slab: Slab | None = None
+    in_turn: bool = False
+    """It needs a shard that stalls, and it is its turn to try."""
 
 
 def _refuse(errand: _Errand) -> None:
@@ -85,6 +92,9 @@ class ProcessEngine(Engine):
         self._condemned: dict[tuple[str, int], str] = {}
         """By `Dataset.frames` and digest: another recipe may take less of the same sample."""
         self._restarts = 0
+        self._stalls = Stalls(job_timeout_s + FORGET_S)
+        self._lost: list[WorkerHandle] = []
+        """Workers that were killed and did not end."""
 
     async def start(self) -> None:
         """Start the worker processes; they load their modules while the first frames are planned."""
@@ -123,8 +133,8 @@ class ProcessEngine(Engine):
             except TimeoutError as exc:
                 await worker.kill()
                 raise WorkerError(
-                    f"a worker did not load the tokenizer within {self._job_timeout_s:g} s: look at the machine's load "
-                    f"and its storage"
+                    f"a worker did not load the tokenizer within {max(self._job_timeout_s, LOADS_S):g} s: look at the "
+                    f"machine's load and its storage"
                 ) from exc
             else:
                 return
@@ -152,6 +162,16 @@ class ProcessEngine(Engine):
             condemned=len(self._condemned),
         )
 
+    def running(self) -> list[Running]:
+        """See `Engine.running`: workers that do not end."""
+        now = time.monotonic()
+        handles = {*self._still_lost(), *(each for each in self._processes if each is not None and each.lost_at)}
+        return [Running(f"worker {each.process.pid}, which was killed", now - each.lost_at) for each in handles]
+
+    def stuck(self) -> list[Running]:
+        """See `Engine.stuck`: shards that stall, and workers that do not end."""
+        return [*self._stalls.now(), *self.running()]
+
     async def aclose(self) -> None:
         """Stop the workers and let go of the shared memory. Leases must have been released."""
         self._closed = True
@@ -161,7 +181,10 @@ class ProcessEngine(Engine):
         for errand in self._errands.drain():
             _refuse(errand)
         await super().aclose()
-        await asyncio.gather(*(worker.kill() for worker in self._processes if worker is not None))
+        ends = (worker.kill() for worker in self._processes if worker is not None)
+        for outcome in await asyncio.gather(*ends, return_exceptions=True):
+            if isinstance(outcome, Exception):
+                log.error("%s", explained(outcome, "a worker could not be ended"))
         self._processes = [None] * self._workers
         self._slabs.close()
 
@@ -177,9 +200,13 @@ class ProcessEngine(Engine):
             if self._condemned:
                 job = dataclasses.replace(job, condemned=self._condemned_in(dataset, job))
             errand = _Errand(dataset, job, dataset.capacity(job), asyncio.get_running_loop().create_future())
-            self._errands.put(errand, 0 if consumer is None else consumer.number, errand.capacity)
             try:
-                assembled = await self._outcome(errand)
+                async with self._stalls.turn(dataset, job, self._job_timeout_s) as errand.in_turn:
+                    self._check_lost(errand)
+                    self._errands.put(errand, 0 if consumer is None else consumer.number, errand.capacity)
+                    assembled = await self._outcome(errand)
+            except HeldBackError:
+                continue
             except WorkerDiedError as death:
                 self._give_back(errand)
                 if not death.begun:  # of whatever it was at before
@@ -268,18 +295,54 @@ class ProcessEngine(Engine):
 
         while True:
             errand = await self._errands.get(leave)
+            if not errand.in_turn and self._stalls.suspects(errand.dataset, errand.job):
+                errand.result.set_exception(HeldBackError())
+                continue
             self._given[place] += 1
+            began = time.monotonic()
             try:
                 await self._serve(place, errand)
             except Exception as exc:  # its worker could not even be ended: the place goes on with the next errand
-                log.exception("a worker could not be ended")
+                unforeseen = None if isinstance(exc, OwlStreamError) else exc
+                log.error("a worker could not be ended: %s", exc, exc_info=unforeseen)
+                self._look_for_stall(errand, time.monotonic() - began)
                 self._abandon(errand, exc)
+            else:
+                self._look_for_stall(errand, time.monotonic() - began)
             finally:
                 self._given[place] -= 1
                 if not errand.result.done():
-                    if (worker := self._processes[place]) is not None:
-                        await worker.kill()
-                    _refuse(errand)
+                    await self._stop(place, errand)
+
+    async def _stop(self, place: int, errand: _Errand) -> None:
+        """The engine closes while a worker is at an errand."""
+        try:
+            if (worker := self._processes[place]) is not None:
+                await worker.kill()
+        except ReadError as exc:
+            self._abandon(errand, exc)
+        else:
+            _refuse(errand)
+
+    def _look_for_stall(self, errand: _Errand, took_s: float) -> None:
+        """Remember which shard an errand stalled at, or that its shards do not stall."""
+        error = errand.result.exception() if errand.result.done() else None
+        if errand.result.done() and error is None:
+            self._stalls.made(errand.dataset, errand.job)
+        elif took_s >= self._job_timeout_s and errand.slab is not None and isinstance(error, ReadError | None):
+            self._stalls.found(errand.dataset, errand.job, errand.slab.row)
+
+    def _check_lost(self, errand: _Errand) -> None:
+        """Raise ReadError where one more try might lose one more worker."""
+        if errand.in_turn and len(self._still_lost()) >= self._workers:
+            raise ReadError(
+                f"{errand.job}: {len(self._lost)} workers were killed and do not end, because their storage stalls; "
+                f"look at it, then ask again"
+            )
+
+    def _still_lost(self) -> list[WorkerHandle]:
+        self._lost = [worker for worker in self._lost if worker.process.poll() is None]
+        return self._lost
 
     def _abandon(self, errand: _Errand, exc: Exception) -> None:
         """Nobody knows whether its worker still writes, so its slab is not used again."""
@@ -320,10 +383,12 @@ class ProcessEngine(Engine):
         Raises:
             OSError: no descriptor, memory or process is left; the next errand tries again.
         """
-        while (worker := self._processes[place]) is None or worker.process.poll() is not None:
-            if worker is not None:
+        while (worker := self._processes[place]) is None or worker.lost_at or worker.process.poll() is not None:
+            if worker is not None and not worker.lost_at:
                 await worker.kill()
             if self._processes[place] is worker:  # else somebody else has replaced it meanwhile
+                if worker is not None and worker.lost_at:
+                    self._lost.append(worker)
                 self._processes[place] = None
                 self._processes[place] = WorkerHandle(self._sample_cpu_s, self._job_timeout_s)
                 self._restarts += 1

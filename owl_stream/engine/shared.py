@@ -14,6 +14,7 @@ from types import TracebackType
 from weakref import WeakKeyDictionary
 
 from owl_stream.assemble import Assembled, Dataset, Job
+from owl_stream.blocking import Running
 from owl_stream.engine.consumer import Consumer
 from owl_stream.engine.coordinate import Coordinate
 from owl_stream.engine.recent import RecentFrames
@@ -228,6 +229,14 @@ class Engine(ABC):
             failed=dict(self._sums.failed),
             kept_bytes=self._recent.nbytes,
         )
+
+    def running(self) -> list[Running]:
+        """What the engine waits for now, beside its workers' answers."""
+        return []
+
+    def stuck(self) -> list[Running]:
+        """What of it does not come back: for how long, in seconds."""
+        return []
 
     async def aclose(self) -> None:
         """Stop working; assemblies under way end with TemporaryError or are thrown away."""

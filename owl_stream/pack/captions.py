@@ -22,6 +22,7 @@ from owl_stream.records import (
 )
 from owl_stream.shards.junk import is_junk
 from owl_stream.shards.media import IMAGE_SUFFIXES
+from owl_stream.shards.source import open_regular
 
 METADATA = "metadata.jsonl"
 CAPTION_SUFFIXES = ("txt", "caption")
@@ -120,7 +121,8 @@ class Folder:
             if is_lfs_pointer(path, path.stat().st_size):
                 detail = f"{path}: a Git LFS pointer, not the caption; fetch it with `git lfs pull`"
                 return SampleError("caption_lfs_pointer", detail)
-            draft = self._draft(image, path.read_text(encoding="utf-8-sig"))
+            with open(open_regular(path), encoding="utf-8-sig") as file:
+                draft = self._draft(image, file.read())
             return draft if isinstance(draft, SampleError) else replace(draft, source=str(path))
         except UnicodeDecodeError:
             return SampleError("text_utf8", f"{path}: expected UTF-8")

@@ -15,6 +15,7 @@ import xxhash
 from owl_stream.errors import ConfigError, DataError
 from owl_stream.pack.entry import BLOCK, Entry
 from owl_stream.privacy import Readers, create, readers_of
+from owl_stream.shards import open_regular
 
 TEMPORARY = ".tmp"
 _END = bytes(2 * BLOCK)
@@ -103,7 +104,7 @@ def _contents(entry: Entry) -> list[bytes]:
 
 def _image(path: str, size: int) -> bytes:
     try:
-        with open(path, "rb") as file:
+        with open(open_regular(path), "rb") as file:
             data = file.read(size + 1)
     except OSError as exc:
         raise DataError(f"{path}: cannot read it any more: {exc.strerror}; pack again, what is done is kept") from exc

@@ -14,6 +14,7 @@ from pathlib import Path
 from owl_stream.errors import ConfigError
 from owl_stream.shards.media import IMAGE_SUFFIXES
 from owl_stream.shards.sniff import sniff
+from owl_stream.shards.source import open_regular
 
 """What the file begins with that Git puts in the place of a large one."""
 
@@ -90,7 +91,7 @@ def is_lfs_pointer(path: str | Path, nbytes: int) -> bool:
 
 
 def _head(path: str | Path) -> bytes:
-    with open(path, "rb") as file:
+    with open(open_regular(path), "rb") as file:
         return file.read(_HEAD_BYTES)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -10,14 +11,16 @@ from pathlib import Path
 from fastapi import FastAPI
 
 from owl_stream import __version__
+from owl_stream.blocking import Threads
 from owl_stream.config import Config
 from owl_stream.engine import Engine, InlineEngine, ProcessEngine
 from owl_stream.engine.cores import usable_cores
-from owl_stream.errors import OwlStreamError
+from owl_stream.errors import OwlStreamError, ReadError
 from owl_stream.server import health, login, pages, refusals, routes
 from owl_stream.server.access import read_tokens
 from owl_stream.server.catalogue import Catalogue
 from owl_stream.server.connections import Connections, descriptors, places
+from owl_stream.server.ending import EndsQuietly
 from owl_stream.server.framing import CloseDelimited, HeadAsGet, UnreadAnswers
 from owl_stream.server.gate import Gate
 from owl_stream.server.metrics import Metrics
@@ -25,7 +28,12 @@ from owl_stream.server.opening import open_datasets
 from owl_stream.server.proxies import Proxies
 from owl_stream.server.state import ServerState
 from owl_stream.server.streams import Streams
-from owl_stream.server.tracing import begin_tracing
+from owl_stream.server.tracing import EXPORT_TIMEOUT_S, begin_tracing
+
+log = logging.getLogger("owl_stream.server")
+
+SHARE_FOR_OPENING = 0.1
+"""Of `grace_s`: for a data set that is being indexed to notice that the server stops."""
 
 
 def create_app(
@@ -68,6 +76,7 @@ def create_app(
     app.add_middleware(CloseDelimited)
     app.add_middleware(HeadAsGet)
     app.add_middleware(Proxies, trusted=config.server.trusted_proxies)
+    app.add_middleware(EndsQuietly, draining=state.draining)
     refusals.install(app)
     app.include_router(health.router)
     app.include_router(login.router)
@@ -78,7 +87,7 @@ def create_app(
 
 def _make_engine(config: Config) -> Engine:
     if config.server.workers == 0:
-        return InlineEngine()
+        return InlineEngine(job_timeout_s=config.server.job_timeout_s)
     return ProcessEngine(
         config.server.workers,
         job_timeout_s=config.server.job_timeout_s,
@@ -95,7 +104,7 @@ def _lifespan(
         async with AsyncExitStack() as stack:
             stack.callback(state.catalogue.close)
             stack.push_async_callback(state.engine.aclose)
-            stack.push_async_callback(asyncio.to_thread, state.tracing.close)
+            stack.push_async_callback(_end_traces, state)
             watch = state.connections.drop_stuck(state.config.server.idle_timeout_s)
             stack.callback(state.background.begin("dropping stuck connections", watch).cancel)
             opening = state.background.begin("opening datasets", open_datasets(state, on_failure, on_ready))
@@ -106,5 +115,16 @@ def _lifespan(
 
 
 async def _give_up(state: ServerState, opening: asyncio.Task[None]) -> None:
+    """Indexing stops at its next report of progress; what does not come back in time is left behind."""
     state.catalogue.stop()
+    await asyncio.wait({opening}, timeout=state.config.server.grace_s * SHARE_FOR_OPENING)
+    opening.cancel()
     await asyncio.gather(opening, return_exceptions=True)
+
+
+async def _end_traces(state: ServerState) -> None:
+    sending = Threads("sending traces", 1, EXPORT_TIMEOUT_S, remedy="the collector seems to be away: the last are lost")
+    try:
+        await sending.run("sending traces", state.tracing.close)
+    except ReadError as exc:
+        log.warning("%s", exc)

@@ -58,6 +58,7 @@ class Catalogue:
             processes=self.processes,
             max_frame_bytes=self.config.server.max_frame_bytes,
             cache=self._cache,
+            stall_s=self.config.server.job_timeout_s,
             progress=partial(self._note, self.entries[name]),
         )
 

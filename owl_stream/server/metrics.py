@@ -62,6 +62,8 @@ class Metrics(Collector):
         yield _gauge("build_info", "Always 1.", [((__version__,), 1)], "version")
         yield _gauge("start_time_seconds", "When the server started, since 1970.", [((), self._began_at)])
         yield _gauge("ready", "1 when every dataset can be served.", [((), float(self._state.catalogue.ready()))])
+        stuck = len(self._state.stuck())
+        yield _gauge("stuck_calls", "Reads of storage that are past their deadline.", [((), stuck)])
         yield from self._datasets()
         yield from self._sent()
         yield from self._streams()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable, Sequence
 
@@ -40,7 +39,7 @@ async def open_datasets(
 
 
 async def _open(state: ServerState, name: str) -> None:
-    dataset = await asyncio.to_thread(state.catalogue.open, name)
+    dataset = await state.opening.run(f"opening {name}", state.catalogue.open, name, unwanted=Dataset.close)
     try:
         # Workers start when there is work for them: an index that cannot be built needs none.
         await state.engine.prepare(dataset)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -23,6 +22,9 @@ from owl_stream.server.state import ServerState, server_state
 from owl_stream.wire import MEDIA_TYPE, PROTOCOL_VERSION, Cursor, MemoryOffer
 
 router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
+
+MAX_PLAN_ROWS = 100_000
+"""Of one answer about the plan: a row is made of 200 bytes of JSON and much more memory."""
 
 MAX_NUMBER = 2**53
 """The largest whole number that every JSON reader keeps exact; no cursor comes near it."""
@@ -57,17 +59,20 @@ async def describe_dataset(
 ) -> dict[str, Any]:
     """Fingerprint, sizes and schema; with a world size also the micro-batches of a step and the heaviest of them."""
     dataset = state.catalogue.get(name)
-    return await asyncio.to_thread(_describe, dataset, world_size, micro_batch_size)
+    if world_size is None:  # nothing is read for that
+        return dataset.describe()
+    what = f"describing {name} for {world_size} ranks"
+    return await dataset.describing.run(what, _describe, dataset, world_size, micro_batch_size)
 
 
-def _describe(dataset: Dataset, world_size: int | None, micro_batch_size: int | None) -> dict[str, Any]:
-    described = dataset.describe()
-    if world_size is not None:
-        size = _micro_batch_size(dataset, world_size, micro_batch_size)
-        described["micro_batch_size"] = size
-        described["micros_per_step"] = check_deal(dataset.global_batch_size, world_size, size)
-        described["heaviest"] = asdict(dataset.heaviest(world_size, size))
-    return described
+def _describe(dataset: Dataset, world_size: int, micro_batch_size: int | None) -> dict[str, Any]:
+    size = _micro_batch_size(dataset, world_size, micro_batch_size)
+    return {
+        **dataset.describe(),
+        "micro_batch_size": size,
+        "micros_per_step": check_deal(dataset.global_batch_size, world_size, size),
+        "heaviest": asdict(dataset.heaviest(world_size, size)),
+    }
 
 
 def _micro_batch_size(dataset: Dataset, world_size: int, asked: int | None) -> int:
@@ -173,7 +178,7 @@ async def batch(
     size = _micro_batch_size(dataset, world_size, micro_batch_size)
     at = Coordinate(epoch, step, micro, rank, world_size, size)
     if only_head(request):
-        await asyncio.to_thread(dataset.job, *at)
+        await dataset.describing.run(f"looking for {at} of {name}", dataset.job, *at)
         return _without_body()
     return SingleFrame(state, dataset, at, reader_of(request), {})
 
@@ -184,10 +189,17 @@ async def plan(
 ) -> dict[str, Any]:
     """Which samples are in which global steps, at what cost."""
     dataset = state.catalogue.get(name)
-    return await asyncio.to_thread(_plan, dataset, epoch, step, count)
+    what = f"the plan of {name}, epoch {epoch}, step {step}"
+    return await dataset.pages.run(what, _plan, dataset, epoch, step, count)
 
 
 def _plan(dataset: Dataset, epoch: int, step: int, count: int) -> dict[str, Any]:
+    most = max(1, MAX_PLAN_ROWS // dataset.global_batch_size)
+    if count > most:
+        raise RequestError(
+            f"count {count}: expected at most {most}, as steps have {dataset.global_batch_size} rows and one answer at "
+            f"most {max(MAX_PLAN_ROWS, dataset.global_batch_size)}; ask for the steps behind them afterwards"
+        )
     last = min(step + count, dataset.steps_per_epoch)
     if step >= last:
         raise RequestError(f"step {step}: expected a step from 0 to {dataset.steps_per_epoch - 1}")
@@ -201,7 +213,7 @@ async def quarantine(
 ) -> dict[str, Any]:
     """Every sample that was found bad at indexing: shard, key, member, byte offset, reason."""
     dataset = state.catalogue.get(name)
-    return await asyncio.to_thread(_quarantine, dataset, offset, limit)
+    return await dataset.pages.run(f"the quarantine of {name}", _quarantine, dataset, offset, limit)
 
 
 def _quarantine(dataset: Dataset, offset: int, limit: int) -> dict[str, Any]:

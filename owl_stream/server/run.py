@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import math
+import logging
 import signal
 import socket
 from collections.abc import Callable, Sequence
@@ -18,18 +18,24 @@ from owl_stream.errors import ConfigError, OwlStreamError
 from owl_stream.machine import explained
 from owl_stream.server.access import check_exposure
 from owl_stream.server.app import create_app
+from owl_stream.server.ending import SHARE_FOR_REQUESTS, Watchdog, in_words
 from owl_stream.server.logs import configure_logs
 from owl_stream.server.protocol import limited_protocol
 from owl_stream.server.state import ServerState
 from owl_stream.server.tls import tls_options
 
+log = logging.getLogger("owl_stream.server")
+
 
 class _Server(uvicorn.Server):
-    """uvicorn, but a signal first drains the streams, and ending after a signal is a success."""
+    """uvicorn, but a signal first drains the streams, and ending after a signal is a success.
 
-    def __init__(self, config: uvicorn.Config, drain: asyncio.Event) -> None:
+    From the first signal on the watchdog counts the time; another Ctrl-C has it end the process at once.
+    """
+
+    def __init__(self, config: uvicorn.Config, drain: asyncio.Event, watchdog: Watchdog) -> None:
         super().__init__(config)
-        self._drain = drain
+        self._drain, self._watchdog = drain, watchdog
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
@@ -37,9 +43,11 @@ class _Server(uvicorn.Server):
         await super().serve(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if self._loop is not None:
+        if self.should_exit and sig == signal.SIGINT:
+            self._watchdog.hurry()
+        self._watchdog.signalled()
+        if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._drain.set)
-        self.force_exit = self.should_exit and sig == signal.SIGINT
         self.should_exit = True
 
 
@@ -112,16 +120,23 @@ def serve(
         access_log=False,
         server_header=False,
         proxy_headers=False,  # `Proxies` does that: uvicorn believes whoever is on this machine
-        timeout_graceful_shutdown=math.ceil(config.server.grace_s),
+        timeout_graceful_shutdown=config.server.grace_s * SHARE_FOR_REQUESTS,  # type: ignore[arg-type] # parts too
         **tls_options(config),
     )
-    server = _Server(settings, state.draining)
+    watchdog = Watchdog(config.server.grace_s, state.running)
+    server = _Server(settings, state.draining, watchdog)
     host = config.server.host
     allowed = partial(check_exposure, host, tokens=state.tokens, config=config)
     with bind(host, config.server.port, allowed) as sock, server.capture_signals():
         host, port = sock.getsockname()[:2]
         scheme = "https" if settings.ssl_certfile else "http"
         on_listening(f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}")
-        _run(server, sock)
+        try:
+            _run(server, sock)
+        finally:
+            if left := state.running():
+                log.warning("stopped; what waits for storage is left behind: %s", in_words(left))
+            else:
+                watchdog.disarm()
     if failures:
         raise failures[0]

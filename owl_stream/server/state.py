@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 
 from fastapi import Request
 
+from owl_stream.blocking import STORAGE, Running, Threads
 from owl_stream.config import Config
 from owl_stream.engine import Engine
-from owl_stream.errors import OwlStreamError
+from owl_stream.errors import OwlStreamError, ReadError
 from owl_stream.server.access import Tokens
 from owl_stream.server.background import Background
 from owl_stream.server.bottleneck import Bottleneck, find_bottleneck
@@ -36,12 +37,28 @@ class ServerState:
     statuses: Counter[int] = field(default_factory=Counter)
     draining: asyncio.Event = field(default_factory=asyncio.Event)
     began: float = field(default_factory=time.monotonic)
+    opening: Threads = field(default_factory=lambda: Threads("opening datasets", 1, None))
+    """Indexing may take hours, and has no deadline."""
 
     @property
     def failures(self) -> dict[str, OwlStreamError]:
-        """Why parts of the server work no more, by what they did: background work, and the engine. Not the datasets."""
+        """Why parts of the server work no more, by what they did: background work, the engine, and what is stuck.
+
+        Not the datasets that could not be opened.
+        """
         engine = {} if self.engine.failure is None else {"assembly": self.engine.failure}
-        return {**self.background.failures, **engine}
+        stuck = {each.what: ReadError(f"waits for {each.seconds:.0f} s; {STORAGE}") for each in self.stuck()}
+        return {**stuck, **self.background.failures, **engine}
+
+    def stuck(self) -> list[Running]:
+        """What waits for storage past its deadline."""
+        datasets = [each for dataset in self.catalogue.datasets() for each in dataset.stuck()]
+        return [*datasets, *self.engine.stuck()]
+
+    def running(self) -> list[Running]:
+        """What may wait for storage now, within its deadline or not."""
+        threads = [each for dataset in self.catalogue.datasets() for each in dataset.threads]
+        return [*self.engine.running(), *(each for part in (self.opening, *threads) for each in part.running())]
 
     @property
     def bottleneck(self) -> Bottleneck | None:

@@ -10,7 +10,7 @@ from owl_stream.shards.quarantine import Quarantined
 from owl_stream.shards.record import Record, read_record
 from owl_stream.shards.rows import RowTable, RowTables
 from owl_stream.shards.sample import Member, Sample, read_sample, read_span
-from owl_stream.shards.source import Shard, find_shards
+from owl_stream.shards.source import NotRegularError, Shard, find_shards, open_regular
 from owl_stream.shards.tables import IndexPlace
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "Measure",
     "MeasureFactory",
     "Member",
+    "NotRegularError",
     "Pool",
     "Progress",
     "Quarantined",
@@ -32,6 +33,7 @@ __all__ = [
     "Spans",
     "build_index",
     "find_shards",
+    "open_regular",
     "read_record",
     "read_sample",
     "read_span",

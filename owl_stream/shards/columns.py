@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from owl_stream.errors import ConfigError, DataChangedError, ReadError
 from owl_stream.shards.flags import Flags, FlagWriter, flag_bytes
-from owl_stream.shards.source import Shard
+from owl_stream.shards.source import Shard, open_regular
 from owl_stream.shards.tables import COST, SPAN, IndexPlace, Tables, load_tables, replaced, write_all
 
 MAX_SAMPLES = 1 << 32
@@ -210,7 +210,7 @@ def _open(
 ) -> Columns | None:
     path = columns_file(place, shards, address)
     try:
-        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        file = open_regular(path)
     except OSError:
         return None
     try:

@@ -20,7 +20,7 @@ from types import TracebackType
 import numpy as np
 import xxhash
 
-from owl_stream.shards.source import Shard
+from owl_stream.shards.source import Shard, open_regular
 from owl_stream.shards.tables import (
     CHECK_BYTES,
     CostTable,
@@ -148,7 +148,7 @@ class RowTables:
     def open(self, shard: Shard) -> RowTable | None:
         """The row table of a shard as it is now; None where there is none, or one of another program."""
         try:
-            file = os.open(self.path(shard), os.O_RDONLY | os.O_CLOEXEC)
+            file = open_regular(self.path(shard))
         except OSError:
             return None
         table = self._table(shard, file)

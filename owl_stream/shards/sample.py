@@ -10,6 +10,7 @@ import xxhash
 
 from owl_stream.errors import DataChangedError, ReadError, SampleError
 from owl_stream.shards.junk import is_junk
+from owl_stream.shards.source import NotRegularError, open_regular
 from owl_stream.shards.tar import SpanTape, TarDamage, read_entry
 
 MAX_NAME_BYTES = 4096
@@ -101,7 +102,9 @@ def read_span(file: int | str | Path, offset: int, length: int, digest: int) -> 
     """
     if not isinstance(file, int):
         try:
-            opened = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+            opened = open_regular(file)
+        except NotRegularError as exc:
+            raise DataChangedError(f"{exc}; index again") from exc
         except OSError as exc:
             raise ReadError(f"{file}: {exc.strerror}; try again") from exc
         try:

@@ -16,7 +16,7 @@ from pathlib import Path
 import xxhash
 
 from owl_stream.errors import ConfigError
-from owl_stream.shards.source import Shard
+from owl_stream.shards.source import Shard, open_regular, read_regular
 from owl_stream.shards.tables import CHECK_BYTES, IndexPlace, replaced, write_all
 
 _MAGIC = b"OWLSHORT\x01"
@@ -45,7 +45,7 @@ class Shortcut:
         if self._path is None:
             return None
         try:
-            raw = self._path.read_bytes()
+            raw = read_regular(self._path)
         except OSError:
             return None
         body, check = raw[: _BODY.size], raw[_BODY.size :]
@@ -85,7 +85,7 @@ def _seen(place: IndexPlace, shards: Sequence[Shard], recipe_digest: str, *, wit
 
 def _end(path: Path) -> bytes:
     """The checksum in which a table ends, and the table's size."""
-    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    file = open_regular(path)
     try:
         size = os.fstat(file).st_size
         return size.to_bytes(8, "little") + os.pread(file, CHECK_BYTES, max(0, size - CHECK_BYTES))

@@ -73,13 +73,63 @@ def open_shard(shard: Shard) -> int:
         ReadError: storage failed; try again.
     """
     try:
-        file = os.open(shard.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        return open_regular(shard.path)
+    except NotRegularError as exc:
+        raise ShardError(shard.name, 0, "shard_unreadable", str(exc)) from exc
     except OSError as exc:
         raise _translate(exc, shard.name, shard.path) from exc
-    if not stat.S_ISREG(os.fstat(file).st_mode):
+
+
+def open_regular(path: str | Path) -> int:
+    """A read-only descriptor of a file. A FIFO, a device, a socket or a directory is refused, and never waited for.
+
+    Raises:
+        NotRegularError: it is no file; the message says what it is.
+        OSError: as `os.open`.
+    """
+    _check_regular(path, os.stat(path).st_mode)  # some devices do something when they are opened
+    flags = os.O_RDONLY | os.O_CLOEXEC
+    try:
+        file = os.open(path, flags | os.O_NONBLOCK)  # it may have become a FIFO meanwhile
+    except BlockingIOError:
+        file = os.open(path, flags)  # another process holds a lease on the file (fcntl(2)), which only files have
+    try:
+        _check_regular(path, os.fstat(file).st_mode)
+    except NotRegularError:
         os.close(file)
-        raise ShardError(shard.name, 0, "shard_unreadable", f"{shard.path} is not a regular file")
+        raise
     return file
+
+
+def read_regular(path: str | Path) -> bytes:
+    """All bytes of a file. Raises as `open_regular`."""
+    with open(open_regular(path), "rb") as file:
+        return file.read()
+
+
+class NotRegularError(OSError):
+    """A path that is no file but `kind`."""
+
+    def __init__(self, path: str | Path, kind: str) -> None:
+        super().__init__(errno.EINVAL, f"expected a regular file, got {kind}; put a file there", str(path))
+
+    def __str__(self) -> str:
+        return f"{self.filename}: {self.strerror}"
+
+
+_KINDS = {
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFDIR: "a directory",
+}
+
+
+def _check_regular(path: str | Path, mode: int) -> None:
+    if not stat.S_ISREG(mode):
+        kind = _KINDS.get(stat.S_IFMT(mode), "something else")
+        raise NotRegularError(path, kind)
 
 
 def _matches(pattern: str, base: Path) -> Iterator[Path]:
@@ -146,8 +196,10 @@ def _describe(path: Path, name: str) -> Shard:
         status = path.stat()
     except OSError as exc:
         raise _translate(exc, name, path) from exc
-    if not stat.S_ISREG(status.st_mode):
-        raise ShardError(name, 0, "shard_unreadable", f"{path} is not a regular file")
+    try:
+        _check_regular(path, status.st_mode)
+    except NotRegularError as exc:
+        raise ShardError(name, 0, "shard_unreadable", str(exc)) from exc
     if not os.access(path, os.R_OK, effective_ids=True):
         raise ShardError(name, 0, "shard_unreadable", f"no permission to read {path}; change its mode or owner")
     return Shard(name, path, status.st_size, status.st_mtime_ns)

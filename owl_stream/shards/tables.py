@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from owl_stream.errors import ConfigError
 from owl_stream.privacy import PRIVATE, Readers, create, make_directory, readers_of
 from owl_stream.shards.quarantine import Quarantined
-from owl_stream.shards.source import Shard
+from owl_stream.shards.source import Shard, read_regular
 
 SPAN = np.dtype([("block", "<u4"), ("length", "<u4"), ("digest", "<u8")])
 """16 bytes a sample: where its first header lies (in blocks of 512 bytes), bytes, xxh3-64."""
@@ -265,7 +265,7 @@ def _write(path: Path, readers: Readers, stamp: tuple[int, int], recipe: bytes, 
 def _read(path: Path, stamp: tuple[int, int], recipe: bytes, parent: bytes) -> bytes | None:
     """The body of a file that belongs to these, or None."""
     try:
-        raw = path.read_bytes()
+        raw = read_regular(path)
     except FileNotFoundError:
         return None
     except OSError as exc:

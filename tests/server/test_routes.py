@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from owl_stream import __version__
 from owl_stream.wire import parse_frames
+from tests.support.datasets import small_dataset
 from tests.support.http import connect, get, read_to_end
 from tests.support.server import ServerProcess
 
@@ -191,3 +193,13 @@ def test_errors_tell_nothing_of_the_inside(server: ServerProcess) -> None:
         body = get(server.url + path).body
         assert b"Traceback" not in body
         assert str(server.log.parent).encode() not in body
+
+
+def test_fault_126_an_answer_about_the_plan_is_bounded(tmp_path: Path) -> None:
+    """A hundred steps of a huge global batch are millions of rows: the largest count is named, and then it works."""
+    config = small_dataset(tmp_path, server={"workers": 0}, global_batch_size=1 << 15, bucket_window=1)
+    with ServerProcess(config) as server:
+        refused = get(server.url + "/v1/datasets/train/plan?count=100")
+        assert refused.status == 422
+        assert "count 100: expected at most 3" in refused.error["message"]
+        assert len(get(server.url + "/v1/datasets/train/plan?count=3").json["steps"]) == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import Counter
 from dataclasses import asdict
@@ -18,6 +19,9 @@ from owl_stream.server.streams import MaskedSample, StreamRecord
 SHOWN_MASKED = 100
 """Samples masked lately that the dashboard lists."""
 
+COUNT_S = 2.0
+"""How long the page waits for quarantines to be counted, which is done once."""
+
 RATE_OVER = 10
 """Looks back for the rate that advice names."""
 
@@ -28,17 +32,37 @@ class Overview:
     def __init__(self, state: ServerState) -> None:
         self._state = state
         self.history = History(self._sample)
-        self._reasons: dict[str, dict[str, int]] = {}
+        self._counting: dict[str, asyncio.Task[dict[str, int]]] = {}
+        """By the name of a dataset: a fingerprint says nothing about bad samples."""
 
-    def reasons(self, dataset: Dataset) -> dict[str, int]:
-        """How many samples were quarantined for each reason, most frequent first. Reads the quarantine once."""
-        if dataset.name not in self._reasons:  # a fingerprint says nothing about bad samples
-            counted = Counter(str(bad["reason"]) for bad in dataset.quarantine())
-            self._reasons[dataset.name] = dict(counted.most_common())
-        return self._reasons[dataset.name]
+    async def reasons(self, dataset: Dataset) -> dict[str, int]:
+        """How many samples were quarantined for each reason, most frequent first. Reads the quarantine once.
 
-    def show(self, since: int) -> dict[str, Any]:
-        """Everything the dashboard shows. `history` holds the samples from number `since` on. May read the index."""
+        Raises:
+            ReadError: the index cannot be read.
+        """
+        return await asyncio.shield(self._count(dataset))
+
+    def _count(self, dataset: Dataset) -> asyncio.Task[dict[str, int]]:
+        counting = self._counting.get(dataset.name)
+        if counting is None or (counting.done() and (counting.cancelled() or counting.exception() is not None)):
+            counted = dataset.pages.run(f"counting the quarantine of {dataset.name}", _reasons, dataset)
+            counting = self._counting[dataset.name] = asyncio.create_task(counted)
+            counting.add_done_callback(lambda task: task.cancelled() or task.exception())
+        return counting
+
+    async def show(self, since: int) -> dict[str, Any]:
+        """Everything the dashboard shows. `history` holds the samples from number `since` on.
+
+        A dataset whose quarantine is not counted yet is shown without its reasons: one index that cannot be read must
+        not keep the page from showing the others.
+        """
+        counting = [self._count(dataset) for dataset in self._state.catalogue.datasets()]
+        if counting:
+            await asyncio.wait(counting, timeout=COUNT_S)
+        return self._show(since)
+
+    def _show(self, since: int) -> dict[str, Any]:
         state = self._state
         engine = state.engine.statistics()
         following, samples = self.history.since(since)
@@ -67,11 +91,16 @@ class Overview:
                 "quarantined": dataset.quarantined,
                 "global_batch_size": dataset.global_batch_size,
                 "steps_per_epoch": dataset.steps_per_epoch,
-                "reasons": self.reasons(dataset),
+                "reasons": self._counted(dataset),
                 "notes": note_words(dataset.notes),
                 "masked": dict(sent.masked) if (sent := self._state.streams.sent.get(entry.name)) else {},
             }
         return shown
+
+    def _counted(self, dataset: Dataset) -> dict[str, int]:
+        counting = self._counting.get(dataset.name)
+        known = counting is not None and counting.done() and not counting.cancelled() and not counting.exception()
+        return counting.result() if counting is not None and known else {}
 
     def _sample(self) -> Sample:
         streams = self._state.streams
@@ -97,6 +126,10 @@ class Overview:
 
     def _uptime_s(self) -> float:
         return round(time.monotonic() - self._state.began, 3)
+
+
+def _reasons(dataset: Dataset) -> dict[str, int]:
+    return dict(Counter(str(bad["reason"]) for bad in dataset.quarantine()).most_common())
 
 
 def _stream(record: StreamRecord) -> dict[str, Any]:

@@ -86,7 +86,7 @@ async def static(name: str, request: Request) -> Response:
 @router.get("/pages/overview")
 async def overview(request: Request, since: Number = 0) -> dict[str, Any]:
     """What the dashboard shows, with the history from sample `since` on."""
-    shown: dict[str, Any] = await asyncio.to_thread(request.app.state.overview.show, since)
+    shown: dict[str, Any] = await request.app.state.overview.show(since)
     return shown
 
 
@@ -109,7 +109,9 @@ async def step_facts(
     """A global step's samples, and how they are dealt to ranks and micro-batches."""
     dataset = state.catalogue.get(name)
     size = micro_batch_size or max(1, dataset.global_batch_size // world_size)
-    return await asyncio.to_thread(_step, dataset, epoch, step, world_size, size)
+    return await dataset.pages.run(
+        f"epoch {epoch}, step {step} of {name}", _step, dataset, epoch, step, world_size, size
+    )
 
 
 def _step(dataset: Dataset, epoch: int, step: int, world_size: int, micro_batch_size: int) -> dict[str, Any]:
@@ -120,7 +122,9 @@ def _step(dataset: Dataset, epoch: int, step: int, world_size: int, micro_batch_
 @router.get("/pages/datasets/{name}/members/{epoch}/{step}/{place}")
 async def members(name: str, epoch: int, step: int, place: int, state: State) -> list[dict[str, Any]]:
     """The members of one sample of a step, as they lie in the tar."""
-    return await asyncio.to_thread(state.catalogue.get(name).members, epoch, step, place)
+    dataset = state.catalogue.get(name)
+    what = f"members of sample {place} of {name}, epoch {epoch}, step {step}"
+    return await dataset.pages.run(what, dataset.members, epoch, step, place)
 
 
 @router.get("/pages/datasets/{name}/pieces")
@@ -129,7 +133,8 @@ async def pieces(
 ) -> dict[str, str]:
     """The bytes, in hexadecimal, that token ids stand for."""
     numbers = {int(number) for number in ids.split(",")}
-    return await asyncio.to_thread(_pieces, state.catalogue.get(name), sorted(numbers))
+    dataset = state.catalogue.get(name)
+    return await dataset.pages.run(f"the vocabulary of {name}", _pieces, dataset, sorted(numbers))
 
 
 def _pieces(dataset: Dataset, ids: list[int]) -> dict[str, str]:
@@ -147,8 +152,9 @@ async def quarantine(
 ) -> dict[str, Any]:
     """Samples found bad at indexing, of one reason or all, and how many there are of each."""
     dataset = state.catalogue.get(name)
-    reasons = await asyncio.to_thread(request.app.state.overview.reasons, dataset)
-    samples = await asyncio.to_thread(_quarantine, dataset, reason, offset, limit)
+    overview: Overview = request.app.state.overview
+    reasons = await overview.reasons(dataset)
+    samples = await dataset.pages.run(f"the quarantine of {name}", _quarantine, dataset, reason, offset, limit)
     return {"quarantined": dataset.quarantined, "reasons": reasons, "offset": offset, "samples": samples}
 
 
