@@ -95,7 +95,7 @@ class Failover:
         """Note that the current server failed, move to the next, and wait when all have failed in turn.
 
         Raises:
-            OwlStreamError: every server refuses for good, or nothing has come for `give_up_after_s`.
+            OwlStreamError: every server refuses for good, or no batch has come for `give_up_after_s`.
         """
         before = self._outcomes.get(self.url)
         repeats = before.repeats + 1 if before and str(before.error) == str(error) else 1

@@ -17,7 +17,7 @@ LEAST_S, MOST_S = 0.001, 86_400.0
 """What a socket is told at least and at most: 0 would mean for ever to one call and not at all to another."""
 ROUNDING_S = 0.005
 """The kernel counts in ticks, and may wake a reader up to a tick early: it must find the deadline passed."""
-ADDRESS_S = 1.0
+ADDRESS_S = 0.25
 """What one of many addresses gets at least, if so much is left."""
 
 

@@ -8,7 +8,7 @@ import socketserver
 import ssl
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
@@ -368,6 +368,26 @@ def test_fault_133_bytes_that_drip_are_taken_while_batches_come() -> None:
         dataset = dataset_of(url, PATIENCE_S)
         assert keys_of(dataset) == UNDISTURBED
         assert dataset.stats().reconnects == 0
+
+
+def test_an_address_that_does_not_answer_leaves_time_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All addresses of a host have `connect_s` together, and each a part: a silent first one does not use it up."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full, serving(WORLD) as server, ExitStack() as waiting:
+        for _ in range(4):  # the kernel drops what asks for a connection when nobody accepts any
+            sock = waiting.enter_context(socket.socket())
+            sock.setblocking(False)
+            sock.connect_ex(full.getsockname())
+        port = int(server.url.rpartition(":")[2])
+        found = [
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", address)
+            for address in (full.getsockname(), ("127.0.0.1", port))
+        ]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **options: found)
+        transport = HttpTransport(timeouts=Timeouts(1.0, PATIENCE_S))
+        assert transport.describe(server.url, "train") == WORLD.description()
+        found.pop()
+        with pytest.raises(PeerGoneError, match="no connection within 1 s"):
+            transport.describe(server.url, "train")
 
 
 class Ticking:
