@@ -10,10 +10,12 @@ import http.client
 import os
 import socket
 import ssl
-import struct
 from typing import Protocol
 
+from owl_client.deadline import Deadline
 from owl_client.memory import ServerMemory, same_machine
+from owl_client.response import skip_trailer
+from owl_client.waits import Waits
 from owl_stream.wire import MEMORY_EXTENSION, MemoryPlace
 
 _BUFFER_BYTES = 1 << 14
@@ -35,21 +37,22 @@ class Body(Protocol):
 
 
 def fast_body(
-    response: http.client.HTTPResponse, sock: socket.socket, read_s: float, memory: ServerMemory | None = None
+    response: http.client.HTTPResponse,
+    sock: socket.socket,
+    read_s: float,
+    memory: ServerMemory | None = None,
+    deadline: Deadline | None = None,
 ) -> Body:
     """The response's body: read from `sock` directly where that is possible, else by the response itself.
 
-    From here on nobody else may read the response. `read_s` is how long one byte may be waited for, `memory` where the
-    server leaves what it does not send.
+    From here on nobody else may read the response. `read_s` is how long one byte may be waited for, `deadline` when all
+    waiting ends, `memory` where the server leaves what it does not send.
     """
     if os.name != "posix" or isinstance(sock, ssl.SSLSocket) or not response.chunked or response.fp is None:
         return response
     if same_machine(sock):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_WINDOW_CLAMP, WINDOW_BYTES)
-    sock.settimeout(None)  # with a timeout of its own Python would make the socket non-blocking, and MSG_WAITALL idle
-    seconds = int(read_s)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", seconds, int((read_s - seconds) * 1e6)))
-    return ChunkedBody(response, sock, memory)
+    return ChunkedBody(response, sock, Waits(sock, read_s, deadline or Deadline()), memory)
 
 
 class ChunkedBody:
@@ -59,9 +62,13 @@ class ChunkedBody:
     """
 
     def __init__(
-        self, response: http.client.HTTPResponse, sock: socket.socket, memory: ServerMemory | None = None
+        self,
+        response: http.client.HTTPResponse,
+        sock: socket.socket,
+        waits: Waits,
+        memory: ServerMemory | None = None,
     ) -> None:
-        self._response, self._sock, self._server = response, sock, memory
+        self._response, self._sock, self._waits, self._server = response, sock, waits, memory
         self._memory = memoryview(bytearray(_BUFFER_BYTES))
         self._ahead = self._memory[:0]
         self._left = 0
@@ -74,7 +81,7 @@ class ChunkedBody:
             IncompleteRead: the connection closed inside the body.
             HTTPException: these are no chunks.
             FrameError: the server names memory that it has not shown.
-            OSError: the connection broke, or was silent for too long (TimeoutError).
+            OSError: the connection broke, was silent for too long, or the deadline has come (TimeoutError).
         """
         memory = self._server
         while not (self._left or self._ended or (memory and memory.left)):
@@ -99,8 +106,7 @@ class ChunkedBody:
         if self._left < 0:
             raise http.client.HTTPException(f"expected the size of a chunk, got {size[:20]!r}")
         if not self._left:
-            while self._line():
-                pass
+            skip_trailer(iter(self._line, b""))
             self._ended = True
         elif extension == MEMORY_EXTENSION and self._server is not None:
             self._server.begin(MemoryPlace.from_bytes(self._whole_chunk()))
@@ -141,7 +147,9 @@ class ChunkedBody:
         """Read ahead; at first what the response has read ahead beyond its head."""
         if self._first:
             self._first = False
+            self._waits.before_read()
             ready: bytes = self._response.fp.peek()
+            self._waits.wait_in_kernel()
             if not ready:
                 raise http.client.IncompleteRead(b"")
             self._ahead = memoryview(ready)
@@ -149,6 +157,7 @@ class ChunkedBody:
         self._ahead = self._memory[: self._receive(self._memory, 0)]
 
     def _receive(self, target: memoryview, flags: int) -> int:
+        self._waits.before_read()
         try:
             got = self._sock.recv_into(target, target.nbytes, flags)
         except BlockingIOError:

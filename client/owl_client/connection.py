@@ -14,10 +14,12 @@ from urllib.parse import quote, urlencode, urlsplit
 
 from owl_client.answers import error_from_answer
 from owl_client.body import Body, fast_body
+from owl_client.deadline import Deadline
 from owl_client.description import read_description
 from owl_client.memory import Meeting, ServerMemory
 from owl_client.response import WholeResponse
 from owl_client.transport import Description, Interrupt, StreamRequest
+from owl_client.waits import LateError, Waits, connect
 from owl_stream.errors import ConfigError, OwlStreamError, PeerGoneError, ServerError
 from owl_stream.wire import MEDIA_TYPE, MEMORY_HEADER
 
@@ -90,13 +92,25 @@ class Tls:
 
 @dataclass(frozen=True)
 class Timeouts:
-    """How long to wait: for a connection, and for any byte of an answer.
+    """How long to wait within one exchange; `give_up_after_s` of the dataset bounds all of them together.
+
+    Args:
+        connect_s: for a connection: all addresses of the host and TLS together. How long looking up the name may take
+            is the system's setting.
+        read_s: for any byte of a stream, and for the whole head of an answer, and for a whole description or refusal.
 
     A server sends a heartbeat every 5 s, so after three missed ones the connection is held to be dead.
+
+    Raises:
+        ConfigError: not a number of seconds above 0.
     """
 
     connect_s: float = 10.0
     read_s: float = 15.0
+
+    def __post_init__(self) -> None:
+        if not (self.connect_s > 0 and self.read_s > 0):
+            raise ConfigError(f"timeouts: expected seconds above 0, got {self.connect_s} and {self.read_s}")
 
 
 def check_url(url: str) -> str:
@@ -128,13 +142,17 @@ class HttpTransport:
     timeouts: Timeouts = Timeouts()
     tls: Tls = Tls()
 
-    def describe(self, url: str, dataset: str) -> Description:
+    def describe(self, url: str, dataset: str, interrupt: Interrupt | None = None) -> Description:
         """See `Transport.describe`."""
         with self._translated(url):
-            connection, response = self._get(url, f"/v1/datasets/{quote(dataset, safe='')}", Interrupt())
+            connection, response = self._get(
+                url, f"/v1/datasets/{quote(dataset, safe='')}", interrupt := interrupt or Interrupt()
+            )
             try:
+                response.waits.expect("a whole description", self.timeouts.read_s)
                 return read_description(url, response.read_most(MAX_ANSWER_BYTES), dataset)
             finally:
+                interrupt.on_set(None)
                 response.close()
                 connection.close()
 
@@ -145,7 +163,8 @@ class HttpTransport:
             connection, response = self._get(url, path, interrupt, request.report, meeting)
             stream = HttpByteStream(url, connection, response, interrupt)
             try:
-                stream.begin(self.timeouts.read_s, meeting.accept(response.headers.get(MEMORY_HEADER)))
+                memory = meeting.accept(response.headers.get(MEMORY_HEADER))
+                stream.begin(self.timeouts.read_s, memory, interrupt.deadline)
             except BaseException:
                 stream.close()
                 raise
@@ -166,28 +185,42 @@ class HttpTransport:
         meeting: Meeting | None = None,
     ) -> tuple[http.client.HTTPConnection, WholeResponse]:
         parts = urlsplit(url)
-        connection = self._connection(parts.scheme, parts.hostname or "", parts.port)
-        connection.response_class = WholeResponse
+        connection = self._connection(parts.scheme, parts.hostname or "", parts.port, interrupt)
+        sock: socket.socket = connection.sock
+        waits = Waits(sock, self.timeouts.read_s, interrupt.deadline)
+        waits.expect("the head of an answer", self.timeouts.read_s)
         try:
-            connection.connect()
-            sock: socket.socket = connection.sock  # http.client lets go of it once it has the answer's head
-            sock.settimeout(self.timeouts.read_s)
             with interrupt.waking(lambda: _shut_down(sock)):
+                waits.before_read()
                 offer = meeting.offer(sock) if meeting and parts.scheme == "http" else {}
                 connection.request("GET", parts.path + path, headers={**self._headers(report), **offer})
-                response = connection.getresponse()
-                assert isinstance(response, WholeResponse)
-                if response.status != 200:
-                    _refuse(url, response)
+                return connection, self._answer(url, WholeResponse(sock, waits))
         except BaseException:
             connection.close()
             raise
-        return connection, response
 
-    def _connection(self, scheme: str, host: str, port: int | None) -> http.client.HTTPConnection:
-        if scheme == "https":
-            return http.client.HTTPSConnection(host, port, timeout=self.timeouts.connect_s, context=self.tls.context())
-        return http.client.HTTPConnection(host, port, timeout=self.timeouts.connect_s)
+    def _answer(self, url: str, response: WholeResponse) -> WholeResponse:
+        """The response with its head read, if the server did not refuse."""
+        try:
+            response.begin()
+            if response.status != 200:
+                response.waits.expect("an explanation", self.timeouts.read_s)
+                _refuse(url, response)
+        except BaseException:
+            response.close()
+            raise
+        return response
+
+    def _connection(self, scheme: str, host: str, port: int | None, interrupt: Interrupt) -> http.client.HTTPConnection:
+        """A connection that is open already: `http.client` would give each address and TLS the whole time anew."""
+        context = self.tls.context() if scheme == "https" else None
+        connection = (
+            http.client.HTTPSConnection(host, port or 443, context=context)
+            if context
+            else http.client.HTTPConnection(host, port or 80)
+        )
+        connection.sock = connect(host, connection.port, interrupt.deadline.within(self.timeouts.connect_s), context)
+        return connection
 
     def _headers(self, report: Iterable[tuple[str, float]]) -> dict[str, str]:
         authorization = {"Authorization": self.token.header} if self.token else {}
@@ -225,10 +258,14 @@ class HttpByteStream:
         self._body: Body = response
         self._memory: ServerMemory | None = None
 
-    def begin(self, read_s: float, memory: ServerMemory | None) -> None:
-        """Read the body from the socket itself, and frames from `memory`, from here on; `read_s` as in `Timeouts`."""
+    def begin(self, read_s: float, memory: ServerMemory | None, deadline: Deadline) -> None:
+        """Read the body from the socket itself, and frames from `memory`, from here on.
+
+        `read_s` is as in `Timeouts`, and `deadline` that of the try.
+        """
         self._memory = memory
-        self._body = fast_body(self._response, self._response.sock, read_s, memory)
+        self._response.waits.expect_stream()
+        self._body = fast_body(self._response, self._response.sock, read_s, memory, deadline)
 
     def readinto(self, buffer: memoryview) -> int:
         """See `ByteStream.readinto`."""
@@ -267,6 +304,8 @@ def _refuses_tls(exc: Exception) -> bool:
 
 
 def _reason(exc: Exception) -> str:
+    if isinstance(exc, LateError):
+        return str(exc)
     if isinstance(exc, TimeoutError):
         return "silent past its deadline"
     if isinstance(exc, http.client.IncompleteRead):

@@ -76,9 +76,11 @@ class OwlStreamDataset(IterableDataset[Batch]):
         evaluate: every `for` is the same pass from its beginning; there is no state to load and no epoch to set.
         prefetch: batches that may wait, beside the one being received.
         prefetch_bytes: bytes that those may hold together; one may always wait.
-        give_up_after_s: seconds without a batch, all servers tried, after which iteration raises.
+        give_up_after_s: seconds since the last batch after which iteration raises, whatever else came; the last try
+            may take a second longer. Each of n servers gets an n-th of it to give a batch before the next is asked. 0
+            raises at the first failure.
         token: for servers that ask for one; else the environment variable OWL_TOKEN.
-        timeouts: to connect, and how long a connection may be silent.
+        timeouts: to connect, to get the head of an answer, and how long a connection may be silent.
         tls: whom to trust and who we are, for `https` addresses.
         max_frame_bytes: a larger batch is refused before memory is taken for it.
         transport: another carrier than HTTP, for tests.
@@ -111,7 +113,7 @@ class OwlStreamDataset(IterableDataset[Batch]):
     ) -> None:
         super().__init__()
         urls = (url,) if isinstance(url, str) else tuple(url)
-        if not urls or prefetch < 1 or prefetch_bytes < 1 or give_up_after_s < 0:
+        if not urls or prefetch < 1 or prefetch_bytes < 1 or not give_up_after_s >= 0:
             raise ConfigError(
                 f"expected at least one url, prefetch and prefetch_bytes from 1 and give_up_after_s from 0, got "
                 f"{len(urls)} urls, {prefetch}, {prefetch_bytes} and {give_up_after_s}"

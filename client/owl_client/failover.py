@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
 import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from owl_client.deadline import Deadline
 from owl_client.transport import Interrupt
 from owl_stream.errors import FrameError, OwlStreamError, ServerBusyError, StateMismatchError
 
@@ -17,6 +19,12 @@ MOST_WAIT_S = 30.0
 """Longest single wait, whatever a server advises."""
 TELL_AFTER_S = 3.0
 """Seconds without a batch after which a trainer is told what it waits for, once."""
+LAST_TRY_S = 1.0
+"""What the last try gets at most, which is made when the time is up: a server may have come back."""
+ONLY_TRY_S = 15.0
+"""What the only try gets where giving up takes no time; three heartbeats."""
+MOST_SHARE_S = 300.0
+"""What one of several servers gets where giving up takes for ever."""
 REPEATS_TO_BELIEVE = 5
 """Noise on a line gives another error each time: the same FrameError so often at one cursor comes from the server."""
 
@@ -50,6 +58,10 @@ class _Outcome:
 class Failover:
     """The servers in the order given; the one that works is kept until it fails.
 
+    The clock counts the time since the last batch, over all servers, whatever else arrives. `deadline` is when the
+    current try ends: each of n servers gets `give_up_after_s` / n, so that all are asked, and nobody gets more than is
+    left. One that gives no batch until then has failed.
+
     A server that refuses for good (another fingerprint, no such dataset, wrong token) is named in a warning and passed
     over as long as another may still serve.
     """
@@ -63,6 +75,8 @@ class Failover:
     ) -> None:
         self._urls, self._give_up_after_s = tuple(urls), give_up_after_s
         self._backoff, self._clock = backoff or Backoff(), clock
+        self._share_s = _share_s(give_up_after_s, len(self._urls))
+        self.deadline = Deadline(self._share_s, clock)
         self._at, self._named = 0, set[tuple[str, str]]()
         self.progressed()
 
@@ -74,13 +88,14 @@ class Failover:
     def progressed(self) -> None:
         """What was asked for came: earlier failures no longer count."""
         self._since, self._failures, self._told = self._clock(), 0, False
+        self.deadline.move(self._share_s)
         self._outcomes: dict[str, _Outcome] = {}
 
     def failed(self, error: OwlStreamError, interrupt: Interrupt) -> None:
         """Note that the current server failed, move to the next, and wait when all have failed in turn.
 
         Raises:
-            OwlStreamError: every server refuses for good, or nothing has come for `give_up_after_s`.
+            OwlStreamError: every server refuses for good, or no batch has come for `give_up_after_s`.
         """
         before = self._outcomes.get(self.url)
         repeats = before.repeats + 1 if before and str(before.error) == str(error) else 1
@@ -99,6 +114,8 @@ class Failover:
         self._at = (self._at + 1) % len(self._urls)
         if self._failures % len(self._urls) == 0:
             interrupt.wait(min(left_s, self._delay_s()))
+        left_s = self._since + self._give_up_after_s - self._clock()
+        self.deadline.move(min(self._share_s, max(left_s, LAST_TRY_S)))
 
     def _delay_s(self) -> float:
         asked = [
@@ -125,6 +142,14 @@ class Failover:
         last = next((each.error for each in reversed(outcomes) if not each.final), outcomes[-1].error)
         tried = "; ".join(f"{url} ({outcome.error})" for url, outcome in self._outcomes.items())
         return _same_kind(last, f"gave up after {self._give_up_after_s:g} s without a batch; tried {tried}")
+
+
+def _share_s(give_up_after_s: float, servers: int) -> float:
+    if not give_up_after_s:
+        return ONLY_TRY_S
+    if math.isinf(give_up_after_s) and servers > 1:
+        return MOST_SHARE_S
+    return give_up_after_s / servers
 
 
 def _same_kind(error: OwlStreamError, text: str) -> OwlStreamError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 
 from owl_client.answers import error_from_frame
 from owl_client.buffers import ReceiveMemory
@@ -11,7 +12,7 @@ from owl_client.order import Order, other_data
 from owl_client.stats import Counters
 from owl_client.transport import Interrupt, StreamRequest, Transport
 from owl_stream.errors import FrameError, OwlStreamError, PeerGoneError, ProtocolVersionError, StateMismatchError
-from owl_stream.wire import BatchHeader, End, ErrorInfo, Frame, FrameParser, Hello, Limits, Stats
+from owl_stream.wire import BatchHeader, End, ErrorInfo, Frame, FrameParser, Heartbeat, Hello, Limits, Stats
 
 READ_BYTES = 1 << 20
 """At most so much is read before it is digested: while it is in a cache still, which is a quarter faster."""
@@ -41,6 +42,8 @@ class Link:
         self._parser = FrameParser(limits, memory.take)
         self._contract: Contract | None = None
         self._large_reads = 0
+        self._deadline, self._came = interrupt.deadline, Counter[str]()
+        self._whole_bytes = counters.nbytes
         report, dataset = counters.unreported(), order.dataset
         request = StreamRequest(
             dataset.name, dataset.fingerprint, self._at, order.share, order.stride, tuple(report.items())
@@ -48,7 +51,7 @@ class Link:
         try:
             self._bytes = transport.open(url, request, interrupt)
         except StateMismatchError as exc:
-            raise _named_by_component(transport, url, order, exc) from exc
+            raise _named_by_component(transport, url, order, exc, interrupt) from exc
         counters.reported(report)
 
     def next(self) -> Frame | None:
@@ -57,14 +60,18 @@ class Link:
         Raises:
             FrameError: damaged, reordered, duplicated or foreign frames.
             StateMismatchError, ProtocolVersionError: the server is not one for us.
-            PeerGoneError: the connection broke, or closed without `end`.
+            PeerGoneError: the connection broke, closed without `end`, or gave no batch until the deadline.
             OwlStreamError: the server said that it cannot go on.
         """
+        self._came.clear()
         try:
             while True:
                 frame = self._read()
                 if self._take(frame):
                     return frame if isinstance(frame.header, BatchHeader) else None
+                self._came[frame.header.kind] += 1
+                if self._deadline.passed:
+                    raise self._no_batch()
         except StateMismatchError as exc:
             raise StateMismatchError(f"{self._url}: {exc}", exc.differences) from exc
         except (FrameError, ProtocolVersionError) as exc:
@@ -99,10 +106,16 @@ class Link:
     def _read(self) -> Frame:
         parser, counters = self._parser, self._counters
         frame: Frame | None = None
+        self._whole_bytes = counters.nbytes
         while frame is None:
             target = parser.buffer()[: LARGE_READ_BYTES if self._large_reads else READ_BYTES]
             began = time.perf_counter()
-            nbytes = self._bytes.readinto(target)
+            try:
+                nbytes = self._bytes.readinto(target)
+            except PeerGoneError as exc:
+                if self._deadline.passed:
+                    raise self._no_batch() from exc
+                raise
             received = time.perf_counter()
             counters.receive_s += received - began
             counters.nbytes += nbytes
@@ -110,6 +123,8 @@ class Link:
                 where = "inside a frame" if parser.in_frame else "between frames"
                 raise PeerGoneError(f"{self._url}: the stream closed without `end`, {where}")
             frame = parser.advance(nbytes)
+            if frame is None and self._deadline.passed:
+                raise self._no_batch()
             took = time.perf_counter() - received
             counters.verify_s += took
             if self._large_reads:
@@ -118,12 +133,28 @@ class Link:
                 self._large_reads = LARGE_READS
         return frame
 
+    def _no_batch(self) -> PeerGoneError:
+        """The error of a try that is over, whatever came."""
+        expected = "the end of the stream" if self._order.complete else "a batch"
+        came = [_COUNTED.get(kind, kind) + f" ({count})" for kind, count in self._came.items() if kind != Hello.kind]
+        if part := self._counters.nbytes - self._whole_bytes:
+            came.append(f"{part} bytes of an unfinished frame")
+        if self._greeted and not came:
+            came.append("a hello")
+        got = "only " + " and ".join(came) if came else "nothing"
+        return PeerGoneError(f"{self._url}: expected {expected} within {self._deadline.seconds:.3g} s, got {got}")
 
-def _named_by_component(transport: Transport, url: str, order: Order, error: StateMismatchError) -> OwlStreamError:
+
+_COUNTED = {Heartbeat.kind: "heartbeats"}
+
+
+def _named_by_component(
+    transport: Transport, url: str, order: Order, error: StateMismatchError, interrupt: Interrupt
+) -> OwlStreamError:
     """What a server that knows only our fingerprint could not say: in what its data differ. One more question."""
     mine = order.dataset
     try:
-        theirs = transport.describe(url, mine.name)
+        theirs = transport.describe(url, mine.name, interrupt)
     except OwlStreamError:
         return error
     if theirs.fingerprint == mine.fingerprint:

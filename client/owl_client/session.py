@@ -54,18 +54,19 @@ class Session:
 
         Raises:
             StateMismatchError: all servers have other data; the differences are named.
-            OwlStreamError: no server answered for `give_up_after_s`, or all refused.
+            OwlStreamError: no server gave a whole description for `give_up_after_s`, or all refused.
         """
         if self.description is not None and (expected is None or self.description.fingerprint == expected.fingerprint):
             return self.description
         self._failover.progressed()
+        interrupt = Interrupt(self._failover.deadline)
         while True:
             url = self._failover.url
             try:
-                description = self._settings.transport.describe(url, self._settings.dataset)
+                description = self._settings.transport.describe(url, self._settings.dataset, interrupt)
                 self._refuse_other(url, description, expected)
             except OwlStreamError as exc:
-                self._failover.failed(exc, Interrupt())
+                self._failover.failed(exc, interrupt)
             else:
                 self.description = description
                 return description
@@ -78,7 +79,7 @@ class Session:
         device = resolve_device(device)
         if self._memory is None:
             self._memory = ReceiveMemory(pinned=device.type == "cuda")
-        interrupt = Interrupt()
+        interrupt = Interrupt(self._failover.deadline)
         stream = EpochStream(
             self._settings.transport,
             self._failover,

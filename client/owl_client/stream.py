@@ -15,7 +15,7 @@ from owl_stream.wire import Frame, Limits
 class EpochStream:
     """Yields every batch frame of an `Order` exactly once, whatever happens to connections in between.
 
-    For one thread; only its `interrupt` is for others.
+    For one thread; only its `interrupt` is for others. A given one has the failover's deadline.
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class EpochStream:
     ) -> None:
         self._transport, self._failover, self._order = transport, failover, order
         self._memory, self._limits = memory or ReceiveMemory(), limits or Limits()
-        self.interrupt, self._counters = interrupt or Interrupt(), counters or Counters()
+        self.interrupt, self._counters = interrupt or Interrupt(failover.deadline), counters or Counters()
         self._link: Link | None = None
         self._ended = False
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
+from owl_client.deadline import Deadline
 from owl_stream.wire import PROTOCOL_VERSION, Cursor
 
 
@@ -64,9 +65,13 @@ class StreamRequest:
 
 
 class Interrupt:
-    """One thread's way to make another stop waiting, for the network or for time to pass."""
+    """What ends a thread's waits, for the network or for time to pass: another thread, or the clock.
 
-    def __init__(self) -> None:
+    `deadline` is when the current try must have given what was asked for; a transport waits no longer.
+    """
+
+    def __init__(self, deadline: Deadline | None = None) -> None:
+        self.deadline = deadline or Deadline()
         # A condition's lock is reentrant: garbage collection may call `set` inside any other method, in its thread.
         self._flag, self._changed = False, threading.Condition()
         self._wake: Callable[[], None] | None = None
@@ -113,7 +118,7 @@ class ByteStream(Protocol):
         """Fill the beginning of `buffer`; returns the bytes read, 0 when the body has ended.
 
         Raises:
-            PeerGoneError: the connection broke or was silent past its deadline.
+            PeerGoneError: the connection broke, was silent for too long, or the interrupt's deadline has come.
         """
         ...
 
@@ -125,8 +130,8 @@ class ByteStream(Protocol):
 class Transport(Protocol):
     """How to reach a server. Implementations are picklable, so that a dataset can go to DataLoader workers."""
 
-    def describe(self, url: str, dataset: str) -> Description:
-        """Ask one server what it has.
+    def describe(self, url: str, dataset: str, interrupt: Interrupt) -> Description:
+        """Ask one server what it has; `interrupt` ends waits inside it.
 
         Raises:
             OwlStreamError: the server refused, answered nonsense or could not be reached.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from owl_stream.server.connections import Connections
 from owl_stream.server.framing import CYCLE
@@ -41,6 +41,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._received = 0
         self._body_bytes = 0
         self._in_body = False
+        self._unanswered: list[RequestResponseCycle] = []
         self._deadline: asyncio.TimerHandle | None = None
         if self.places.admit(self):
             self._expect_request()
@@ -51,6 +52,7 @@ class LimitedProtocol(HttpToolsProtocol):
         """Stop waiting."""
         self._expect_nothing()
         self.places.leave(self)
+        self._tell_all()
         super().connection_lost(exc)
 
     @property
@@ -62,8 +64,7 @@ class LimitedProtocol(HttpToolsProtocol):
         """End the connection at once. What is still sent goes nowhere: a closed transport would raise."""
         self._expect_nothing()
         self.transport.abort()
-        if self.cycle is not None:
-            self.cycle.disconnected = True
+        self._tell_all()
 
     def data_received(self, data: bytes) -> None:
         """Parse, and refuse a head that has grown too large without being whole."""
@@ -90,6 +91,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self._refuse(431, f"request head: expected at most {MAX_HEAD_BYTES} bytes")
             return
         super().on_headers_complete()
+        self._unanswered.append(self.cycle)
         if self.scope["http_version"] == "1.0" and self.cycle is not None:
             self.scope["extensions"][CYCLE] = {"cycle": self.cycle}
 
@@ -111,9 +113,17 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """The answer is on its way: the connection may be kept, and then waits for the next request."""
+        self._unanswered = [cycle for cycle in self._unanswered if not cycle.response_complete]
         super().on_response_complete()
         if self.cycle.response_complete:  # else the next one has begun: it was pipelined
             self.places.silent(self)
+
+    def _tell_all(self) -> None:
+        """Every answer under way hears that the reader is gone: uvicorn tells only that of the latest request."""
+        for cycle in self._unanswered:
+            if not cycle.response_complete:
+                cycle.disconnected = True
+                cycle.message_event.set()
 
     def _expect_request(self) -> None:
         self._expect_nothing()

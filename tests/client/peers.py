@@ -65,7 +65,7 @@ class MemoryTransport:
     closed: int = 0
     largest_read: int = 0
 
-    def describe(self, url: str, dataset: str) -> Description:
+    def describe(self, url: str, dataset: str, interrupt: Interrupt) -> Description:
         """See `Transport`."""
         return self._world(url).description()
 

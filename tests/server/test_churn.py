@@ -213,6 +213,18 @@ def test_fault_125_readers_that_vanish_with_many_frames_ahead(tmp_path: Path) ->
         assert "Traceback" not in server.log.read_text()
 
 
+@pytest.mark.parametrize("after", [1, 2, 30])
+def test_fault_125_a_stream_with_requests_behind_it(churned: ServerProcess, after: int) -> None:
+    """Its reader has asked for more on the same connection, and goes: the stream hears of it too."""
+    before = quiet(churned)
+    for _ in range(3):
+        with connect(churned.url) as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+            sock.sendall(f"GET {STREAM} HTTP/1.1\r\nHost: x\r\n\r\n".encode() * (1 + after))
+            assert sock.recv(12, socket.MSG_WAITALL) == b"HTTP/1.1 200"
+    assert_all_is_back(quiet(churned), before)
+
+
 def take_until_slabs_are_many(server: ServerProcess, readers: Sequence[OverSocket]) -> None:
     """Readers that take a little are not dropped, while frames are assembled ahead of them."""
     while gauges(server)["engine_slab_bytes"] <= MANY_BYTES:
