@@ -139,7 +139,7 @@ class Link:
         came = [_COUNTED.get(kind, kind) + f" ({count})" for kind, count in self._came.items() if kind != Hello.kind]
         if part := self._counters.nbytes - self._whole_bytes:
             came.append(f"{part} bytes of an unfinished frame")
-        if self._greeted and not came:
+        if self._contract is not None and not came:
             came.append("a hello")
         got = "only " + " and ".join(came) if came else "nothing"
         return PeerGoneError(f"{self._url}: expected {expected} within {self._deadline.seconds:.3g} s, got {got}")
