@@ -27,7 +27,7 @@ from tests.support.hashes import batch_line
 EVERY_S = 0.5
 """Between two words of a talker: below every deadline for silence."""
 GIVE_UP_AFTER_S = 40.0
-HUNG_S = 300.0
+HUNG_S = 200.0
 """A client that has not come to the end of its epoch by then hangs."""
 
 
