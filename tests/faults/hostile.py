@@ -147,6 +147,14 @@ class Hostile:
             *(Loop(f"growth of the {name} server", growth) for name, growth in self._growth.items()),
         ]
 
+    def __str__(self) -> str:
+        """How far it is."""
+        churn, storage = self._churn, self._storage
+        return (
+            f"{churn.gone.total()} readers gone in mid-frame, {churn.batches.total()} connections that read no batch, "
+            f"storage hung {storage.stalls} times, {self._listeners.over.total()} clients went on from a talker"
+        )
+
     def stop(self) -> None:
         """Do no more harm, and let readers end with their epochs, without waiting."""
         for loop in self._loops:

@@ -22,7 +22,6 @@ class Load:
     def __init__(self, urls: Sequence[str], *, pause_s: float = 0.0, **options: Any) -> None:
         settings = {
             "dtype": torch.uint8,
-            "micro_batch_size": 1,
             "timeouts": Timeouts(read_s=3.0),
             "backoff": Backoff(0.02, 0.2),
             **options,

@@ -131,5 +131,5 @@ _MAKERS: Mapping[str, Callable[[], bytes]] = {
 
 @cache
 def poison_pictures() -> Mapping[str, bytes]:
-    """Every poison by a file's name, whose suffix says what it is. None of them may be decoded under default settings."""
+    """Every poison by a file's name; its suffix says what it is. Default settings let none of them be decoded."""
     return {name: make() for name, make in _MAKERS.items()}

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.cgroup import LIMIT_BYTES, MemoryGroup, run
+from tests.faults.cgroup import MemoryGroup
+from tests.faults.little_memory import LIMIT_BYTES, run
 
 
 def test_a_server_within_1600_mb_serves_an_epoch_with_every_poison_picture_in_it(tmp_path: Path) -> None:
