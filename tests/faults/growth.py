@@ -139,6 +139,8 @@ def _left(found: dict[str, float], held: Held, before: Held) -> list[str]:
     slabs = found["engine_slab_bytes"]
     zero = ("streams_open", "engine_leased", "engine_busy", "engine_queued", "engine_kept_bytes")
     left = [f"{name} is {found[name]:,.0f}, expected 0" for name in zero if found[name]]
+    if found.get("engine_free_bytes") != slabs:
+        left.append(f"engine_free_bytes is {found.get('engine_free_bytes')}, expected all of {slabs:,.0f}")
     if slabs > KEEP_FREE_BYTES:
         left.append(f"engine_slab_bytes is {slabs:,.0f}, expected at most the pool's {KEEP_FREE_BYTES:,}")
     if slabs != held.slab_bytes:

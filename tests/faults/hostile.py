@@ -30,6 +30,8 @@ from tests.support.server import ServerProcess
 IDLE_S = 2.0
 HOSTILE = 6
 """Hostile readers at a time."""
+LISTENERS = 2
+"""Clients of talkers at a time."""
 TOKEN = "{}-0123456789abcdef"
 BETWEEN_ROUNDS_S = 5.0
 ENDS_S = 300.0
@@ -131,7 +133,7 @@ class Hostile:
         self._storage = HangingStorage(
             self._directory / "large", self._plain, [self._loads["memory"], self._loads["tls"]]
         )
-        self._listeners = Listeners(self._plain.url, self._seed)
+        self._listeners = [Listeners(self._plain.url, self._seed + number) for number in range(LISTENERS)]
         readers = [
             Loop(
                 f"hostile reader {number}",
@@ -143,7 +145,7 @@ class Hostile:
             *readers,
             Loop("connections that never read", self._never_read),
             Loop("hanging storage", self._storage),
-            Loop("listeners", self._listeners),
+            *(Loop("listeners", listeners) for listeners in self._listeners),
             *(Loop(f"growth of the {name} server", growth) for name, growth in self._growth.items()),
         ]
 
@@ -152,7 +154,7 @@ class Hostile:
         churn, storage = self._churn, self._storage
         return (
             f"{churn.gone.total()} readers gone in mid-frame, {churn.batches.total()} connections that read no batch, "
-            f"storage hung {storage.stalls} times, {self._listeners.over.total()} clients went on from a talker"
+            f"storage hung {storage.stalls} times, {self._over().total()} clients went on from a talker"
         )
 
     def stop(self) -> None:
@@ -170,12 +172,12 @@ class Hostile:
             elsewhere=self._churn.elsewhere,
             batches=self._churn.batches,
             pages=self._storage.answers,
-            over=self._listeners.over,
         )
         until = time.monotonic() + ENDS_S
         for loop in self._loops:
             found.failures += loop.finish(max(0.0, until - time.monotonic()))
-        read = {f"listener {number}": lines for number, lines in enumerate(self._listeners.epochs)}
+        listened = (lines for listeners in self._listeners for lines in listeners.epochs)
+        read = {f"listener {number}": lines for number, lines in enumerate(listened)}
         for name, load in self._loads.items():
             try:
                 read[name] = load.finish(max(0.0, until - time.monotonic()))
@@ -195,7 +197,10 @@ class Hostile:
 
     def _judge(self, found: HostileReport) -> None:
         found.stalls, found.told = self._storage.stalls, self._storage.told
-        found.failures += self._storage.failures + self._listeners.failures
+        found.over = self._over()
+        found.failures += self._storage.failures
+        for listeners in self._listeners:
+            found.failures += listeners.failures
         for name, growth in self._growth.items():
             at = self._plain if name == "plain" else self._secure["trainer"]
             found.quiet[name] = Quiet.of(at, self._pid(name), growth.first)
@@ -226,6 +231,9 @@ class Hostile:
         for lines in read.values():
             expected = [line for line in truth if int(line.split()[0]) < epochs_of(lines)]
             found.differences += compare(expected, lines)
+
+    def _over(self) -> Counter[str]:
+        return sum((listeners.over for listeners in self._listeners), Counter())
 
     def _pid(self, name: str) -> int:
         process = self._servers[name].process
