@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 
 from owl_stream.engine.processes import KEEP_FREE_BYTES
 from tests.faults.large import Address
@@ -56,7 +55,10 @@ class Held:
 
 @dataclass(frozen=True)
 class Series:
-    """One number over time: its median in the second fifth of the time and in the last, and by how much it may grow."""
+    """One number over time: its lower quartiles in the second fifth of the time and in the last, and its slack.
+
+    Harm comes in rounds, which a lower quartile does not see: it is what is held between them.
+    """
 
     name: str
     early: float
@@ -67,8 +69,8 @@ class Series:
     def of(cls, name: str, values: Sequence[float], least_slack: float) -> Series:
         """A twentieth of what it was, or `least_slack`, is no growth."""
         fifth = max(1, len(values) // 5)
-        early = median(values[fifth : 2 * fifth] or values)
-        return cls(name, early, median(values[-fifth:]), max(0.05 * early, least_slack))
+        early, late = _quartile(values[fifth : 2 * fifth] or values), _quartile(values[-fifth:])
+        return cls(name, early, late, max(0.05 * early, least_slack))
 
     @property
     def grew(self) -> bool:
@@ -77,6 +79,10 @@ class Series:
 
     def __str__(self) -> str:
         return f"{self.name} {self.early:,.0f} -> {self.late:,.0f}"
+
+
+def _quartile(values: Sequence[float]) -> float:
+    return sorted(values)[len(values) // 4]
 
 
 class Growth:

@@ -33,7 +33,7 @@ HOSTILE = 6
 LISTENERS = 2
 """Clients of talkers at a time."""
 TOKEN = "{}-0123456789abcdef"
-BETWEEN_ROUNDS_S = 5.0
+BETWEEN_ROUNDS_S = 15.0
 ENDS_S = 300.0
 """How long all of them may take to their ends, once there is peace."""
 
@@ -87,7 +87,7 @@ class HostileReport:
 
 
 class Hostile:
-    """A context manager: harm is done from its beginning until `stop`; `report` judges. It leaves nothing running."""
+    """A context manager that runs the servers. Harm is done from `begin` until `stop`; `report` judges."""
 
     def __init__(self, directory: Path, seed: int) -> None:
         self._directory, self._seed, self._stack = directory, seed, ExitStack()
@@ -96,7 +96,6 @@ class Hostile:
         ignore_lease_signals()
         try:
             self._start_servers()
-            self._begin()
         except BaseException:
             self._stack.close()
             raise
@@ -120,7 +119,8 @@ class Hostile:
         described = get(f"{self._plain.url}/v1/datasets/train").json
         self._steps = int(described["steps_per_epoch"])
 
-    def _begin(self) -> None:
+    def begin(self) -> None:
+        """Start all who read and all who do harm."""
         self._growth = {name: Growth(name, self._pid(name)) for name in self._servers}
         trainer = self._secure["trainer"]
         patient: dict[str, Any] = {"give_up_after_s": ENDS_S, "micro_batch_size": ROWS}
@@ -130,9 +130,7 @@ class Hostile:
             "tls": Load([trainer.url], tls=Tls(trainer.ca), token=trainer.token, **patient),
         }
         self._churn = Churn(2 * IDLE_S, self._steps)
-        self._storage = HangingStorage(
-            self._directory / "large", self._plain, [self._loads["memory"], self._loads["tls"]]
-        )
+        self._storage = HangingStorage(self._directory / "large", self._plain, self._loads["memory"])
         self._listeners = [Listeners(self._plain.url, self._seed + number) for number in range(LISTENERS)]
         readers = [
             Loop(

@@ -72,7 +72,7 @@ class Report:
 
 def soak(directory: Path, seconds: float, seed: int, tell: Callable[[str], None] = lambda text: None) -> Report:
     """Harm everything for so long, then compare."""
-    chance, report, began = random.Random(seed), Report(), time.monotonic()
+    chance, report = random.Random(seed), Report()
     settings = {"workers": 2, "prefetch_bytes": 4 << 20, "heartbeat_s": 1.0}
     config = small_dataset(directory / "data", image_size=112, server=settings)
     ServerProcess(config).start().stop()  # which leaves an index
@@ -97,7 +97,8 @@ def soak(directory: Path, seconds: float, seed: int, tell: Callable[[str], None]
             rank.start()
         killer = Killer(servers, ranks, chance)
         stack.callback(killer.close)
-        told = 0.0
+        hostile.begin()
+        began, told = time.monotonic(), 0.0
         while (now := time.monotonic() - began) < seconds:
             time.sleep(chance.random())
             what = chance.choice(("server", "worker", "worker", "trainer", "trainer", "drop", "drop"))

@@ -12,7 +12,7 @@ import shutil
 import signal
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import cycle
@@ -57,11 +57,11 @@ def hanging(shard: Path) -> Iterator[None]:
 
 
 class HangingStorage:
-    """Lets the shards of the dataset for pages hang in turn, and asks for pages; `readers` are streams beside it."""
+    """Lets the shards of the dataset for pages hang in turn, and asks for pages; `reader` reads another dataset."""
 
-    def __init__(self, directory: Path, at: Address, readers: Sequence[Load]) -> None:
+    def __init__(self, directory: Path, at: Address, reader: Load) -> None:
         self._shards = cycle(sorted(directory.glob(f"{PAGES}-*.tar")))
-        self._at, self._readers = at, readers
+        self._at, self._reader = at, reader
         self.stalls = 0
         self.answers: Counter[str] = Counter()
         self.told = 0
@@ -70,12 +70,12 @@ class HangingStorage:
     def __call__(self, stopping: threading.Event) -> None:
         """Let one shard hang."""
         with ThreadPoolExecutor(len(QUESTIONS)) as asking:
-            before = [len(reader.lines) for reader in self._readers]
+            goal = len(self._reader.lines) + GOES_ON
             with hanging(next(self._shards)):
                 answers = [asking.submit(self._answer, question) for question in QUESTIONS]
-                self._wait(lambda: all(answer.done() for answer in answers) and self._went_on(before))
+                self._wait(lambda: all(answer.done() for answer in answers) and len(self._reader.lines) >= goal)
                 held_up = sum(not answer.done() for answer in answers)
-                waiting = not self._went_on(before)
+                waiting = len(self._reader.lines) < goal
             self.answers.update(answer.result() for answer in answers)
         self.stalls += 1
         if held_up:
@@ -92,9 +92,6 @@ class HangingStorage:
             told = told or self._at.get("/health").status == 503
             pause.wait(0.25)
         self.told += told
-
-    def _went_on(self, before: Sequence[int]) -> bool:
-        return all(len(reader.lines) >= lines + GOES_ON for reader, lines in zip(self._readers, before, strict=True))
 
     def _answer(self, path: str) -> str:
         """The status of a page, or that it has none."""
