@@ -106,7 +106,7 @@ class Churn:
         while named <= frames:
             part = sock.recv(READ_BYTES)
             if not part:
-                self._accepted(seen)
+                self.note("ended" if memory is not None else "closed")
                 return False
             seen += part
             if memory is None and END_OF_HEAD in seen:
