@@ -1,8 +1,10 @@
 """Random faults under load, on real processes: `python -m tests.faults.soak --seconds 600 --seed 0`.
 
 Two servers behind two proxies serve the two ranks of a trainer and a reader at full speed. Servers, workers and ranks
-are SIGKILLed and connections dropped, while most streams suffer some harm on their way. When the time is over
-the ranks finish their epoch in peace, and their logs are compared with those of undisturbed readers.
+are SIGKILLed and connections dropped, while most streams suffer some harm on their way. Two more servers, with large
+frames, are never killed but harmed in every other way, see `tests.faults.hostile`. When the time is over all readers
+finish their epoch in peace, their logs are compared with those of undisturbed readers, and the two servers that were
+never killed must hold no more than in the beginning.
 """
 
 from __future__ import annotations
@@ -19,17 +21,15 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
-
-from owl_client import Backoff, OwlStreamDataset, Timeouts
 from tests.faults.comparison import Differences, compare
 from tests.faults.harms import Harm, random_harm
+from tests.faults.hostile import Hostile, HostileReport
 from tests.faults.kills import Killer
+from tests.faults.load import Load, epochs_of, undisturbed
 from tests.faults.proxy import FaultProxy
 from tests.faults.trainer import Trainer
 from tests.faults.warm import WarmServer
 from tests.support.datasets import small_dataset
-from tests.support.hashes import batch_line
 from tests.support.server import ServerProcess
 
 WORLD_SIZE = 2
@@ -48,6 +48,7 @@ class Report:
     nbytes: int = 0
     batches: int = 0
     differences: Differences = field(default_factory=lambda: Differences(0, 0, 0, 0))
+    hostile: HostileReport = field(default_factory=HostileReport)
 
     def __str__(self) -> str:
         kills = ", ".join(f"{name} {count}" for name, count in sorted(self.kills.items()))
@@ -58,51 +59,20 @@ class Report:
             f"cuts: {self.dropped} connections dropped, {self.struck.total()} streams harmed ({harms})\n"
             f"bytes: {self.nbytes / 1e6:.1f} MB through the proxies\n"
             f"batches: {self.batches}\n"
-            f"mismatches: {self.mismatches} ({self.differences})"
+            f"{self.hostile}\n"
+            f"mismatches: {self.mismatches} ({self.differences + self.hostile.differences})"
         )
 
     @property
     def mismatches(self) -> int:
         """Everything that should not be."""
-        found = self.differences
+        found = self.differences + self.hostile.differences
         return found.missing + found.duplicated + found.reordered + found.mismatched
-
-
-class Load:
-    """A reader at full speed in a thread, over the proxies too; what it reads is compared as well."""
-
-    def __init__(self, urls: list[str]) -> None:
-        self._dataset = OwlStreamDataset(
-            urls,
-            dtype=torch.uint8,
-            micro_batch_size=1,
-            timeouts=Timeouts(read_s=3.0),
-            backoff=Backoff(0.02, 0.2),
-        )
-        self.lines: list[str] = []
-        self._stop, self._failure = threading.Event(), list[BaseException]()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def finish(self) -> list[str]:
-        """Let it read its epoch to the end; returns the lines of all its batches."""
-        self._stop.set()
-        self._thread.join()
-        if self._failure:
-            raise self._failure[0]
-        return self.lines
-
-    def _run(self) -> None:
-        try:
-            while not self._stop.is_set():
-                self.lines += [batch_line(batch) for batch in self._dataset]
-        except BaseException as exc:
-            self._failure.append(exc)
 
 
 def soak(directory: Path, seconds: float, seed: int, tell: Callable[[str], None] = lambda text: None) -> Report:
     """Harm everything for so long, then compare."""
-    chance, report, began = random.Random(seed), Report(), time.monotonic()
+    chance, report = random.Random(seed), Report()
     settings = {"workers": 2, "prefetch_bytes": 4 << 20, "heartbeat_s": 1.0}
     config = small_dataset(directory / "data", image_size=112, server=settings)
     ServerProcess(config).start().stop()  # which leaves an index
@@ -113,6 +83,7 @@ def soak(directory: Path, seconds: float, seed: int, tell: Callable[[str], None]
         return random_harm(chance, STRIKES_WITHIN_BYTES) if harmed else None
 
     with ExitStack() as stack:
+        hostile = stack.enter_context(Hostile(directory / "hostile", seed))
         servers = [stack.enter_context(WarmServer(config)) for _ in range(2)]
         proxies = [stack.enter_context(FaultProxy(server.url, choose)) for server in servers]
         urls = [proxy.url for proxy in proxies]
@@ -120,13 +91,14 @@ def soak(directory: Path, seconds: float, seed: int, tell: Callable[[str], None]
             Trainer(urls, directory / f"rank-{rank}", {"rank": rank, "world_size": WORLD_SIZE, "micro_batch_size": 1})
             for rank in range(WORLD_SIZE)
         ]
-        load = Load(urls)
+        load = Load(urls, micro_batch_size=1)
         for rank in ranks:
             stack.callback(rank.kill)
             rank.start()
         killer = Killer(servers, ranks, chance)
         stack.callback(killer.close)
-        told = 0.0
+        hostile.begin()
+        began, told = time.monotonic(), 0.0
         while (now := time.monotonic() - began) < seconds:
             time.sleep(chance.random())
             what = chance.choice(("server", "worker", "worker", "trainer", "trainer", "drop", "drop"))
@@ -138,7 +110,9 @@ def soak(directory: Path, seconds: float, seed: int, tell: Callable[[str], None]
             if now > told + 30:
                 told = now
                 tell(f"{now:.0f} s: {report.kills.total()} kills, {report.dropped} connections dropped")
+                tell(f"      {hostile}")
         peace.set()
+        hostile.stop()
         killer.close()
         for proxy in proxies:
             proxy.drop()
@@ -146,9 +120,10 @@ def soak(directory: Path, seconds: float, seed: int, tell: Callable[[str], None]
         lines = load.finish()
         report.struck = sum((proxy.struck for proxy in proxies), Counter())
         report.nbytes = sum(proxy.nbytes for proxy in proxies)
+        report.hostile = hostile.report()
     with ServerProcess(config) as server:
-        for rank, log in enumerate(logs):
-            report.differences += compare(read(server.url, log, rank, WORLD_SIZE), log)
+        for number, log in enumerate(logs):
+            report.differences += compare(read(server.url, log, number, WORLD_SIZE), log)
         report.differences += compare(read(server.url, lines, 0, 1), lines)
     report.batches = sum(len(log) for log in (*logs, lines))
     report.seconds = time.monotonic() - began
@@ -157,13 +132,11 @@ def soak(directory: Path, seconds: float, seed: int, tell: Callable[[str], None]
 
 def read(url: str, log: list[str], rank: int, world_size: int) -> list[str]:
     """The lines of an undisturbed reader of as many epochs as `log` has."""
-    epochs = int(log[-1].split()[0]) + 1 if log else 1
-    dataset = OwlStreamDataset(url, dtype=torch.uint8, rank=rank, world_size=world_size, micro_batch_size=1)
-    return [batch_line(batch) for _ in range(epochs) for batch in dataset]
+    return undisturbed(url, epochs_of(log), rank=rank, world_size=world_size, micro_batch_size=1)
 
 
 def main() -> int:
-    """Run from the command line; fails where anything differs."""
+    """Run from the command line; fails where anything differs or is left over."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--seed", type=int, default=0)
@@ -171,7 +144,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as directory:
         report = soak(Path(directory), arguments.seconds, arguments.seed, lambda text: print(text, flush=True))
     print(report)
-    return 0 if report.mismatches == 0 else 1
+    return 1 if report.mismatches or report.hostile.failures else 0
 
 
 if __name__ == "__main__":

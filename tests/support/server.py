@@ -17,10 +17,20 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 class ServerProcess:
-    """`owl-stream serve` of a configuration. A context manager that ends it, and fails loudly if it never got ready."""
+    """`owl-stream serve` of a configuration. A context manager that ends it, and fails loudly if it never got ready.
 
-    def __init__(self, config: Path, *, env: Mapping[str, str] | None = None, arguments: tuple[str, ...] = ()) -> None:
-        self._config, self._arguments = config, arguments
+    `behind` is a command that executes the rest of its arguments, once it has changed what it is to change.
+    """
+
+    def __init__(
+        self,
+        config: Path,
+        *,
+        env: Mapping[str, str] | None = None,
+        arguments: tuple[str, ...] = (),
+        behind: tuple[str, ...] = (),
+    ) -> None:
+        self._config, self._arguments, self._behind = config, arguments, behind
         self._env = {**os.environ, "PYTHONPATH": str(ROOT), **(env or {})}
         self._port = 0
         self.log = config.with_name(f"server-{id(self):x}.log")
@@ -30,11 +40,16 @@ class ServerProcess:
 
     def start(self) -> ServerProcess:
         """Start it (again, on the same port) and return once it is ready."""
-        command = [sys.executable, "-m", "owl_stream.cli", "serve", "--config", str(self._config)]
+        command = [*self._behind, sys.executable, "-m", "owl_stream.cli", "serve", "--config", str(self._config)]
         command += ["--port", str(self._port), *self._arguments]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                command, env=self._env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True
+                command,
+                env=self._env,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
             )
         assert self.process.stdout is not None
         for line in self.process.stdout:
