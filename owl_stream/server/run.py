@@ -37,14 +37,16 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._drain, self._watchdog = drain, watchdog
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._signalled = False
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
         await super().serve(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if self.should_exit and sig == signal.SIGINT:
+        if self._signalled and sig == signal.SIGINT:
             self._watchdog.hurry()
+        self._signalled = True
         self._watchdog.signalled()
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._drain.set)

@@ -23,6 +23,27 @@ from tests.support.stalling import stalled
 
 
 @contextmanager
+def running(run: list[str], log: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A server as a process of its own, and its URL; stderr goes to `log`. Whatever the test does, it is gone then."""
+    with (
+        log.open("w") as stderr,
+        subprocess.Popen(run, stdout=subprocess.PIPE, stderr=stderr, text=True, cwd=ROOT) as process,
+    ):
+        try:
+            assert process.stdout is not None
+            yield process, process.stdout.readline().split()[-1]
+        finally:
+            process.kill()
+
+
+def until_ready(process: subprocess.Popen[str], log: Path) -> None:
+    """Wait until its datasets are served."""
+    assert process.stdout is not None
+    while not process.stdout.readline().startswith("ready"):
+        assert process.poll() is None, log.read_text()
+
+
+@contextmanager
 def requests(server: ServerProcess, *paths: str, headers: str = "") -> Iterator[None]:
     """Connections that ask for something and read nothing, or no more than the answer's beginning."""
     with ExitStack() as opened:
@@ -65,16 +86,13 @@ def test_fault_127_sigterm_ends_a_server_that_opens_a_dataset_on_stalled_storage
     """Indexing hangs in a process of its own, and cannot hear that it is to stop."""
     config = small_dataset(tmp_path, server={"grace_s": 2.0, "workers": 1, "log_level": "debug"})
     log = tmp_path / "server.log"
-    with stalled(shard_of(config)) as stall, log.open("w") as stderr:
-        run = command("serve", "--port", "0", "--config", config)
-        with subprocess.Popen(run, stdout=subprocess.PIPE, stderr=stderr, text=True, cwd=ROOT) as process:
-            assert process.stdout is not None
-            url = process.stdout.readline().split()[-1]
-            while not stall.felt:
-                time.sleep(0.01)
-            assert get(url + "/readyz").json == {"status": "indexing"}
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(PATIENCE_S) == 0
+    run = command("serve", "--port", "0", "--config", config)
+    with stalled(shard_of(config)) as stall, running(run, log) as (process, url):
+        while not stall.felt:
+            time.sleep(0.01)
+        assert get(url + "/readyz").json == {"status": "indexing"}
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE_S) == 0
     assert "opening train" in log.read_text()
     assert "Traceback" not in log.read_text()
 
@@ -147,10 +165,8 @@ def test_fault_127_what_never_closes_is_ended_by_force(tmp_path: Path, patch: st
     config = small_dataset(tmp_path, samples=8, shards=1, server={"grace_s": 1.0, "workers": 1})
     log = tmp_path / "server.log"
     run = command("serve", "--port", "0", "--config", config, patch=patch)
-    with log.open("w") as stderr, subprocess.Popen(run, stdout=subprocess.PIPE, stderr=stderr, cwd=ROOT) as process:
-        assert process.stdout is not None
-        while not process.stdout.readline().startswith(b"ready"):
-            assert process.poll() is None, log.read_text()
+    with running(run, log) as (process, _):
+        until_ready(process, log)
         process.send_signal(signal.SIGTERM)
         assert process.wait(PATIENCE_S) == 0
     (said,) = log.read_text().splitlines()
@@ -162,11 +178,8 @@ def test_fault_127_a_second_interrupt_ends_at_once(tmp_path: Path) -> None:
     config = small_dataset(tmp_path, samples=8, shards=1, server={"grace_s": 10 * PATIENCE_S, "workers": 1})
     log = tmp_path / "server.log"
     run = command("serve", "--port", "0", "--config", config, patch=HANGS)
-    with log.open("w") as stderr, subprocess.Popen(run, stdout=subprocess.PIPE, stderr=stderr, cwd=ROOT) as process:
-        assert process.stdout is not None
-        url = process.stdout.readline().decode().split()[-1]
-        while not process.stdout.readline().startswith(b"ready"):
-            assert process.poll() is None, log.read_text()
+    with running(run, log) as (process, url):
+        until_ready(process, log)
         process.send_signal(signal.SIGINT)
         while listens(url):  # no more, once it has heard the first one
             pass
@@ -192,4 +205,7 @@ watchdog.signalled()
 threading.Event().wait()
 """
     with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, cwd=ROOT) as process:
-        assert process.wait(PATIENCE_S) == 0
+        try:
+            assert process.wait(PATIENCE_S) == 0
+        finally:
+            process.kill()
