@@ -167,50 +167,26 @@ def array_of(payload: memoryview, spec: Any) -> np.ndarray[Any, Any]:
 
 def lengths_of(*numbers: int, dtype: str = "int64") -> Forge:
     """Other lengths of the ragged rows."""
-    return lambda header, arrays, interrupt: (header, {**arrays, "media_offset_lengths": np.array(numbers, dtype)})
+    return lambda header, arrays: (header, {**arrays, "media_offset_lengths": np.array(numbers, dtype)})
 
 
 FORGERIES: dict[str, tuple[World, Forge, str]] = {
-    "dtype": (
-        WORLD,
-        lambda h, a, interrupt: (h, {**a, "input_ids": a["input_ids"].astype("float32")}),
-        "'input_ids': expected",
-    ),
-    "one_row_less": (WORLD, lambda h, a, interrupt: (h, {**a, "labels": a["labels"][:3]}), "'labels': expected"),
-    "longer": (WORLD, lambda h, a, interrupt: (h, {**a, "labels": np.zeros((4, 9), "int64")}), "'labels': expected"),
-    "none": (WORLD, lambda h, a, interrupt: (h, {}), "'input_ids': expected .*got none"),
-    "no_pixels": (
-        WORLD,
-        lambda h, a, interrupt: (h, {n: x for n, x in a.items() if n != "pixel_values"}),
-        "pixel_values.*none",
-    ),
-    "pixels_beside_no_crops": (
-        WORLD,
-        lambda h, a, interrupt: (replace(h, crops=0), a),
-        "'pixel_values': expected only",
-    ),
-    "more_crops": (WORLD, lambda h, a, interrupt: (replace(h, crops=9), a), "'pixel_values': expected .*C = 9"),
-    "gift": (WORLD, lambda h, a, interrupt: (h, {**a, "gift": np.zeros(3, "uint8")}), "'gift': expected only"),
-    "no_lengths": (
-        RAGGED,
-        lambda h, a, interrupt: (h, {n: x for n, x in a.items() if "lengths" not in n}),
-        "lengths.*none",
-    ),
-    "no_offsets": (
-        RAGGED,
-        lambda h, a, interrupt: (h, {n: x for n, x in a.items() if n != "media_offset"}),
-        "offset'.*none",
-    ),
+    "dtype": (WORLD, lambda h, a: (h, {**a, "input_ids": a["input_ids"].astype("float32")}), "'input_ids': expected"),
+    "one_row_less": (WORLD, lambda h, a: (h, {**a, "labels": a["labels"][:3]}), "'labels': expected"),
+    "longer": (WORLD, lambda h, a: (h, {**a, "labels": np.zeros((4, 9), "int64")}), "'labels': expected"),
+    "none": (WORLD, lambda h, a: (h, {}), "'input_ids': expected .*got none"),
+    "no_pixels": (WORLD, lambda h, a: (h, {n: x for n, x in a.items() if n != "pixel_values"}), "pixel_values.*none"),
+    "pixels_beside_no_crops": (WORLD, lambda h, a: (replace(h, crops=0), a), "'pixel_values': expected only"),
+    "more_crops": (WORLD, lambda h, a: (replace(h, crops=9), a), "'pixel_values': expected .*C = 9"),
+    "gift": (WORLD, lambda h, a: (h, {**a, "gift": np.zeros(3, "uint8")}), "'gift': expected only"),
+    "no_lengths": (RAGGED, lambda h, a: (h, {n: x for n, x in a.items() if "lengths" not in n}), "lengths.*none"),
+    "no_offsets": (RAGGED, lambda h, a: (h, {n: x for n, x in a.items() if n != "media_offset"}), "offset'.*none"),
     "negative_lengths": (RAGGED, lengths_of(-1, 2, 2, 0), "4 lengths from 0 with the sum 3"),
     "overflowing_lengths": (RAGGED, lengths_of(2**62, 2**62, 2**62, 2**62), "4 lengths from 0 with the sum 3"),
     "too_few_lengths": (RAGGED, lengths_of(1, 2), "'media_offset_lengths': expected"),
     "floating_lengths": (RAGGED, lengths_of(0, 1, 2, 0, dtype="float32"), "'media_offset_lengths': expected"),
-    "more_labels_than_the_step": (
-        WORLD,
-        lambda h, a, interrupt: (replace(h, step_supervised_tokens=1), a),
-        "supervised",
-    ),
-    "no_labels_in_the_step": (WORLD, lambda h, a, interrupt: (replace(h, step_supervised_tokens=0), a), "supervised"),
+    "more_labels_than_the_step": (WORLD, lambda h, a: (replace(h, step_supervised_tokens=1), a), "supervised"),
+    "no_labels_in_the_step": (WORLD, lambda h, a: (replace(h, step_supervised_tokens=0), a), "supervised"),
 }
 
 
