@@ -27,6 +27,7 @@ _JOINERS = frozenset("\u200c\u200d")
 """Emoji of several parts, Persian and Indic scripts need these: between two characters that are seen and not ASCII."""
 _SELECTORS = re.compile("[\u034f\u180b-\u180d\u180f\ufe00-\ufe0f\U000e0100-\U000e01ef]")
 """Say how the character before them looks; alone, or several in a row, they only hide something."""
+_KEYCAP = re.compile("[0-9#*][\ufe0e\ufe0f]")
 _PRINTABLE_BUT_UNSEEN = re.compile(f"[{''.join(_FILLERS)}]|{_SELECTORS.pattern}")
 _LATER = re.compile("[\U0001f000-\U0001faff\U00020000-\U0002fffd\U00030000-\U0003fffd]")
 """Emoji and Han: a newer Unicode than this Python's has more of them, and they are never anything else."""
@@ -62,8 +63,12 @@ def _is_plain(text: str, at: int) -> bool:
     if char in _JOINERS:
         return 0 < at < len(text) - 1 and _is_joined(text[at - 1]) and _is_joined(text[at + 1])
     if _SELECTORS.match(char):
-        return at > 0 and _is_seen(text[at - 1]) and not text[at - 1].isspace()
+        return at > 0 and (_takes_selector(text[at - 1]) or _KEYCAP.match(text, at - 1) is not None)
     return _is_seen(char)
+
+
+def _takes_selector(char: str) -> bool:
+    return not char.isascii() and _is_seen(char) and not char.isspace()
 
 
 def _is_joined(char: str) -> bool:
@@ -85,7 +90,7 @@ def _json_escape(char: str) -> str:
 
 def indented(text: str) -> str:
     """Lines that others wrote (a traceback, say), inert and with a margin each."""
-    return "\n".join(MARGIN + inert(line, "\t") for line in text.split("\n"))
+    return "\n".join(MARGIN + inert(line) for line in text.split("\n"))
 
 
 class InertStream:
@@ -111,7 +116,7 @@ class InertStream:
             self.write(line)
 
     def _shown(self, text: str) -> str:
-        shown = inert(text, "\n\t")
+        shown = inert(text, "\n")
         if not self._margin or not shown:
             return shown
         begins, self._begins = self._begins, shown.endswith("\n")

@@ -163,7 +163,7 @@ def _print_row(console: Screen, number: int, row: BatchRow, pictures: bool) -> N
     title.append(f"  {row.tokens} tokens, {row.supervised_tokens} supervised, {len(row.crops)} crops", style="dim")
     console.print(title, soft_wrap=True)
     if info.reason:
-        console.print(Text(f"  {inert(info.reason)}", style="red"))
+        console.print(Text(f"  {inert(info.reason)}", style="red"), soft_wrap=True)
     text = Text()
     for run in row.runs:
         if run.padding:

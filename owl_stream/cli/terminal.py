@@ -65,14 +65,27 @@ def guarded() -> Iterator[None]:
         sys.stdout = cast(TextIO, InertStream(sys.stdout, colours=colours))
     if sys.stderr is not None:
         sys.stderr = cast(TextIO, InertStream(sys.stderr, margin=MARGIN))
-    handler = logging.StreamHandler(before[1])
+    try:
+        with _records_told():
+            yield
+    finally:
+        sys.stdout, sys.stderr = before
+
+
+@contextmanager
+def _records_told() -> Iterator[None]:
+    """Log records go to stderr where nobody has said where else; Python's own last resort prints them as they are."""
+    root = logging.getLogger()
+    if root.handlers or sys.stderr is None:
+        yield
+        return
+    handler = logging.StreamHandler(beneath(sys.stderr))
     handler.setFormatter(InertLines())
-    logging.getLogger().addHandler(handler)
+    root.addHandler(handler)
     try:
         yield
     finally:
-        logging.getLogger().removeHandler(handler)
-        sys.stdout, sys.stderr = before
+        root.removeHandler(handler)
 
 
 def binary(nbytes: float) -> str:
