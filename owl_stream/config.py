@@ -1,7 +1,7 @@
 """Frozen settings. The only module that reads configuration files and environment variables.
 
-A file is YAML; unknown keys are refused with the nearest valid name, and every error names file, key, value and
-expectation. `OWL_` + the path with double underscores overrides a value: `OWL_SERVER__PORT=9000`,
+A file is YAML (`owl_stream.strict_yaml`); unknown keys are refused with the nearest valid name, and every error names
+file, key, value and expectation. `OWL_` + the path with double underscores overrides a value: `OWL_SERVER__PORT=9000`,
 `OWL_DATASETS__TRAIN__SEED=3`. Flags of the command line lie over both.
 """
 
@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
 from owl_stream.errors import ConfigError
+from owl_stream.strict_yaml import read_settings_file, read_yaml
 
 ENV_PREFIX = "OWL_"
 
@@ -71,7 +71,7 @@ class PlanSettings:
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class AccessConfig(_Frozen):
@@ -262,30 +262,10 @@ def load_config(
         ConfigError: naming file, key, value and what was expected.
     """
     path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as exc:
-        raise ConfigError(f"{path}: cannot read the configuration: {exc.strerror}; give a file with --config") from exc
-    except UnicodeDecodeError as exc:
-        raise ConfigError(f"{path}: expected UTF-8 text, got byte {exc.object[exc.start]:#04x} at {exc.start}") from exc
-    try:
-        raw = yaml.safe_load(text)
-    except _UNREADABLE as exc:
-        raise ConfigError(f"{path}: not valid YAML: {_yaml_fault(exc)}") from None
+    raw = read_yaml(read_settings_file(path, "the configuration", "give a file with --config"), str(path))
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: expected a mapping with `server` and `datasets`, got {type(raw).__name__}")
     return make_config(raw, origin=str(path), base=path.resolve().parent, environ=environ, flags=flags)
-
-
-_UNREADABLE = (yaml.YAMLError, ValueError)
-"""What PyYAML raises; the latter for a date that there is not."""
-
-
-def _yaml_fault(exc: Exception) -> str:
-    """What is wrong and where, without the snippet that PyYAML quotes: it may hold a token."""
-    mark = getattr(exc, "problem_mark", None)
-    place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-    return f"{place}{getattr(exc, 'problem', None) or 'unreadable'}"
 
 
 def make_config(
@@ -311,7 +291,7 @@ def make_config(
     try:
         return Config.model_validate({**merged, "base": base})
     except ValidationError as exc:
-        raise ConfigError("\n".join(_explain(exc, merged, origin, origins))) from exc
+        raise ConfigError(*_explain(exc, origin, origins)) from None  # pydantic's own words would show tokens
 
 
 def _with_environment(raw: dict[str, Any], environ: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
@@ -352,11 +332,7 @@ def _value(variable: str, text: str, path: list[str]) -> Any:
     if field is not None and field.annotation is str:
         quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
         return text[1:-1] if quoted else text
-    try:
-        return yaml.safe_load(text)
-    except _UNREADABLE as exc:
-        fault = _yaml_fault(exc)
-        raise ConfigError(f"{variable}: not valid YAML: {fault}; put text with signs of YAML's in quotes") from None
+    return read_yaml(text, variable, "; put text with signs of YAML's in quotes", path)
 
 
 def _with_flags(raw: dict[str, Any], flags: Mapping[str, Any], origins: dict[str, str], *above: str) -> dict[str, Any]:
@@ -371,10 +347,12 @@ def _with_flags(raw: dict[str, Any], flags: Mapping[str, Any], origins: dict[str
     return merged
 
 
-def _explain(exc: ValidationError, raw: Any, origin: str, origins: Mapping[str, str]) -> Iterator[str]:
-    for error in exc.errors():
+def _explain(exc: ValidationError, origin: str, origins: Mapping[str, str]) -> Iterator[str]:
+    """A line for each fault."""
+    errors = exc.errors(include_url=False)
+    for error in errors[:_SHOWN]:
         location = [str(part) for part in error["loc"]]
-        key = ".".join(location)
+        key = _short(".".join(location))
         nearest = (".".join(location[:depth]) for depth in range(len(location), 0, -1))
         place = next((origins[above] for above in nearest if above in origins), origin)
         if error["type"] == "extra_forbidden":
@@ -386,8 +364,29 @@ def _explain(exc: ValidationError, raw: Any, origin: str, origins: Mapping[str, 
             yield f"{place}: `{key}` is missing; it is required"
         else:
             text = error["msg"][:1].lower() + error["msg"][1:]
-            got = "what is not shown here" if tuple(location[:2]) == _SECRETS[:2] else repr(error["input"])
-            yield f"{place}: `{key}`: {text}, got {got}"
+            yield f"{place}: `{key}`: {text}, got {_got(location, error['input'])}"
+    if len(errors) > _SHOWN:
+        yield f"{origin}: and {len(errors) - _SHOWN} more faults of this kind"
+
+
+_SHOWN, _SHOWN_CHARACTERS = 20, 200
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "..."
+
+
+def _got(location: list[str], value: object) -> str:
+    """A wrong value in words: short, and without what may hold a token."""
+    if tuple(location[:2]) == _SECRETS[:2]:
+        return "what is not shown here"
+    if isinstance(value, Mapping):
+        return "a mapping"
+    if isinstance(value, list | tuple | set):
+        return f"a list of {len(value)}"
+    if isinstance(value, str):
+        return "text" if location == ["server"] else _short(repr(value[:_SHOWN_CHARACTERS]))
+    return _short(repr(value))
 
 
 def _known_keys(location: list[str]) -> list[str]:

@@ -25,16 +25,19 @@
         ├── ReadError                storage answered with an I/O error or not at all
         └── WorkerError              an assembly worker died for a reason that is not the sample
 
-A message carries place, expected, got and remedy, in that order.
+A message carries place, expected, got and remedy, in that order. It quotes keys, names and what other machines say, so
+`str(error)` is inert: it does nothing to a terminal or a log, whoever prints it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+
+from owl_stream.inert import inert
 
 
 class OwlStreamError(Exception):
-    """Root of all errors of this project.
+    """Root of all errors of this project. Each argument is a line of the message, whatever line breaks it holds.
 
     `code` is the stable, machine-readable name that error frames and HTTP bodies carry; `retryable` says whether the
     same request may succeed later without anyone changing anything.
@@ -42,6 +45,16 @@ class OwlStreamError(Exception):
 
     code = "internal"
     retryable = False
+
+    def __str__(self) -> str:
+        return "\n".join(inert(line) for line in self._lines())
+
+    def raw(self) -> str:
+        """The message with the characters of the data as they are: for what must keep its bytes, never for people."""
+        return "\n".join(self._lines())
+
+    def _lines(self) -> Sequence[str]:
+        return [str(argument) for argument in self.args]
 
 
 class UsageError(OwlStreamError):
@@ -115,7 +128,7 @@ class SampleError(DataError):
         self.offset = self.offset if self.offset >= 0 else offset
         return self
 
-    def __str__(self) -> str:
+    def _lines(self) -> Sequence[str]:
         place = ", ".join(
             part
             for part in (
@@ -126,7 +139,7 @@ class SampleError(DataError):
             if part
         )
         place += f" @ {self.offset}" if self.offset >= 0 else ""
-        return f"{place}: {self.detail}" if place else self.detail
+        return [f"{place}: {self.detail}" if place else self.detail]
 
     def __reduce__(self) -> tuple[object, ...]:
         state = {"shard": self.shard, "key": self.key, "member": self.member, "offset": self.offset}
@@ -142,8 +155,8 @@ class ShardError(DataError):
         super().__init__(shard, offset, reason, detail)
         self.shard, self.offset, self.reason, self.detail = shard, offset, reason, detail
 
-    def __str__(self) -> str:
-        return f"shard {self.shard} @ {self.offset}: {self.detail}"
+    def _lines(self) -> Sequence[str]:
+        return [f"shard {self.shard} @ {self.offset}: {self.detail}"]
 
 
 class DataChangedError(DataError):
@@ -167,10 +180,10 @@ class MediaOffsetError(ContractError):
         super().__init__(row, position, expected, got)
         self.row, self.position, self.expected, self.got = row, position, expected, got
 
-    def __str__(self) -> str:
+    def _lines(self) -> Sequence[str]:
         row = f", row {self.row}" if self.row >= 0 else ""
         position = f", position {self.position}" if self.position >= 0 else ""
-        return f"media_offset{row}{position}: expected {self.expected}, got {self.got}"
+        return [f"media_offset{row}{position}: expected {self.expected}, got {self.got}"]
 
 
 class PeerError(OwlStreamError):

@@ -19,6 +19,8 @@ _REMEDIES = {
     errno.ENOENT: "look whether it is there, and whether its name is right",
     errno.ENOTDIR: "look whether its name is right",
     errno.EISDIR: "expected a file",
+    errno.ENAMETOOLONG: "give a shorter name",
+    errno.ELOOP: "mend the links, which lead in a circle",
     errno.EAGAIN: "no process or thread can be started: raise the limit (`ulimit -u`, a service's TasksMax=, a "
     "container's --pids-limit), or use fewer workers",
 }

@@ -121,7 +121,7 @@ def test_variables_that_others_set_are_not_ours(path: Path) -> None:
     [
         ("OWL_DATASETS__TRAIN__SHARDS", "*.tar", "not valid YAML: line 1, column 2: .*; put text .* in quotes"),
         ("OWL_SERVER__ACCESS__TOKENS", "{a: 'very-secret-token", "not valid YAML"),
-        ("OWL_DATASETS__TRAIN__SEED", "2024-13-45", "not valid YAML: unreadable"),
+        ("OWL_DATASETS__TRAIN__SEED", "2024-13-45", "not valid YAML: line 1, column 1: unreadable as timestamp"),
         ("OWL_SERVER__HOST", "", "`server.host`: .* at least 1 character"),
         ("OWL_SERVR__PORT", "1", "unknown key `servr`; did you mean `server`"),
         ("OWL_DATASET__TRAIN__SEED", "3", "unknown key `dataset`; did you mean `datasets`"),

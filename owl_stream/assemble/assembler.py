@@ -270,7 +270,7 @@ class _Assembly:
             self._bad.add(self._job.row_at(place).digest)
             self._masked.append(Quarantined.of(exc, key=exc.key, offset=-1).in_shard(exc.shard))
             batch.blank(place)
-            return row.masked(str(exc))
+            return row.masked(exc.raw())
         return row
 
     def _draw(self, place: int, row: Row, out: NDArray[np.uint8] | None) -> None:

@@ -16,7 +16,9 @@ import typer
 
 from owl_stream import children
 from owl_stream.cli import bench, check, demo, fit_cost, index, inspect, pack, plan, serve, version
+from owl_stream.cli.terminal import guarded, say
 from owl_stream.errors import DataError, OwlStreamError, UsageError
+from owl_stream.inert import MARGIN
 from owl_stream.machine import explained
 
 NAME = "owl-stream"
@@ -47,7 +49,8 @@ app.command()(version.version)
 @app.callback(invoke_without_command=True)
 def _without_command(context: typer.Context) -> None:
     if context.invoked_subcommand is None:
-        typer.echo(context.get_help())
+        for line in context.get_help().splitlines():
+            say(line)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -57,10 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     if arguments is None:
         children.withhold()
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(AttributeError, OSError):
-            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr] # a test's stream may lack it
-    sys.exit(_written(_run(arguments)))
+    with guarded():
+        code = _written(_run(arguments))
+    sys.exit(code)
 
 
 def _run(arguments: Sequence[str] | None) -> int:
@@ -89,7 +91,8 @@ def _run(arguments: Sequence[str] | None) -> int:
 def _failed(exc: Exception) -> int:
     """What no command foresaw: most often the machine's own limits."""
     if os.environ.get(TRACEBACK):
-        traceback.print_exception(exc)
+        for line in "".join(traceback.format_exception(exc)).splitlines():
+            say(MARGIN + line, err=True)
     error = explained(exc, "this command")
     unforeseen = type(error) is OwlStreamError
     return _say(f"{error} (with {TRACEBACK}=1 the traceback is shown)" if unforeseen else str(error), _code(error))
@@ -111,5 +114,6 @@ def _written(code: int) -> int:
 
 
 def _say(message: str, code: int) -> int:
-    typer.echo(f"{NAME}: {message}", err=True)
+    for line in f"{NAME}: {message}".split("\n"):  # of the data's none is left in a message
+        say(line, err=True)
     return code

@@ -9,7 +9,7 @@ import typer
 from owl_stream.cli.meter import Measured, measure
 from owl_stream.cli.options import DatasetOption, JsonOption
 from owl_stream.cli.peer import CaOption, Peer, TokenOption
-from owl_stream.cli.terminal import Bar, emit
+from owl_stream.cli.terminal import Bar, emit, say
 
 
 def bench(
@@ -67,10 +67,10 @@ def _describe(url: str, name: str, measured: Measured, needs: float | None) -> d
 
 
 def _print(name: str, measured: Measured, needs: float | None) -> None:
-    typer.echo(
+    say(
         f"{name}: {measured.mb_per_s:.1f} MB/s, {measured.samples_per_s:.1f} samples/s, "
         f"{measured.crops_per_s:.1f} crops/s ({measured.batches} batches in {measured.seconds:.1f} s, "
         f"{measured.world_size} stream{'s' * (measured.world_size > 1)})"
     )
-    typer.echo(f"slower side: {measured.slower}")
-    typer.echo(measured.advice(needs))
+    say(f"slower side: {measured.slower}")
+    say(measured.advice(needs))

@@ -19,7 +19,7 @@ from owl_stream.cli.options import (
     choose,
     settings,
 )
-from owl_stream.cli.terminal import Bar, emit, printable
+from owl_stream.cli.terminal import Bar, emit, say
 
 if TYPE_CHECKING:
     from owl_stream.cli.lint import Report
@@ -73,27 +73,28 @@ def _print(report: Report) -> None:
     from owl_stream.cli.notes import note_lines  # noqa: PLC0415 # see serve
 
     for finding in report.findings:
-        typer.echo(_line(finding.bad, _WHAT_HAPPENS[finding.stage]))
+        say(_line(finding.bad, _WHAT_HAPPENS[finding.stage]))
     for picture in report.suspicious:
-        typer.echo(_line(picture, "suspicious"))
+        say(_line(picture, "suspicious"))
     reasons = ", ".join(f"{count} x {reason}" for reason, count in report.reasons.items())
     found = f"{len(report.findings)} bad: {reasons}" if report.findings else "nothing bad"
     if report.suspicious:
         found += f", {len(report.suspicious)} suspicious"
-    typer.echo(
+    say(
         f"{report.dataset}: {report.shards} shards, {report.samples} samples indexed, {report.decoded} decoded, {found}"
     )
     for line in note_lines(report.notes):
-        typer.echo(line)
+        say(line)
     if report.samples:
         for name, distribution in (
             ("text tokens", report.text_tokens),
             ("supervised tokens", report.supervised_tokens),
             ("crops", report.crops),
         ):
-            typer.echo("\n".join(distribution.lines(name)))
+            for line in distribution.lines(name):
+                say(line)
 
 
 def _line(found: Quarantined, what_happens: str) -> str:
     place = " ".join(part for part in (found.shard, found.key, found.member) if part)
-    return printable(f"{place} @ {found.offset}: {found.detail} [{found.reason}, {what_happens}]")
+    return f"{place} @ {found.offset}: {found.detail} [{found.reason}, {what_happens}]"

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from owl_stream.cli.options import JsonOption
-from owl_stream.cli.terminal import emit
+from owl_stream.cli.terminal import Screen, emit
 from owl_stream.errors import ConfigError
 
 
@@ -29,7 +28,7 @@ def demo(
         raise ConfigError(
             f"the demo needs more than is installed ({exc.name}): pip install 'owl-stream[demo]'"
         ) from exc
-    held = run_demo(directory, Console(stderr=as_json))
+    held = run_demo(directory, Screen(stderr=as_json, markup=True, highlight=True))
     if as_json:
         emit({"promises_held": held})
     if not held:

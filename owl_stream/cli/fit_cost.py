@@ -10,7 +10,7 @@ from typing import Annotated, TypeGuard
 import typer
 
 from owl_stream.cli.options import JsonOption
-from owl_stream.cli.terminal import emit
+from owl_stream.cli.terminal import emit, say
 from owl_stream.errors import DataError, UsageError
 from owl_stream.plan import CostFit, StepTime, fit_costs
 
@@ -59,7 +59,7 @@ def read_times(path: Path) -> Iterator[StepTime]:
 def _read(line: str, place: str) -> StepTime:
     try:
         record = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         record = None
     fields = record if isinstance(record, dict) else {}
     text, vision, seconds = (fields.get(name) for name in ("text_tokens", "vision_tokens", "seconds"))
@@ -80,10 +80,11 @@ def _is_time(value: object) -> TypeGuard[float]:
 
 
 def _print(batches: int, fit: CostFit) -> None:
-    typer.echo(
+    say(
         f"{batches} batches: {fit.fixed_s * 1e3:.3g} ms each, and {fit.text_s * 1e6:.3g} us a padded text token, "
         f"{fit.vision_s * 1e6:.3g} us a vision token"
     )
-    typer.echo(f"off by {fit.error:.1%} in the median; with equal weights by {fit.even_error:.1%}")
-    typer.echo("in the data set's part of owl-stream.yaml, before a run begins:")
-    typer.echo(f"    text_token_cost: {fit.text_token_cost}\n    vision_token_cost: {fit.vision_token_cost}")
+    say(f"off by {fit.error:.1%} in the median; with equal weights by {fit.even_error:.1%}")
+    say("in the data set's part of owl-stream.yaml, before a run begins:")
+    say(f"    text_token_cost: {fit.text_token_cost}")
+    say(f"    vision_token_cost: {fit.vision_token_cost}")

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from owl_stream.cli.notes import note_lines
 from owl_stream.cli.options import (
     ConfigOption,
@@ -18,7 +16,7 @@ from owl_stream.cli.options import (
     TokenizerOption,
     settings,
 )
-from owl_stream.cli.terminal import Bar, emit, printable
+from owl_stream.cli.terminal import Bar, emit, say
 from owl_stream.config import DatasetConfig
 
 if TYPE_CHECKING:
@@ -82,14 +80,13 @@ def _describe(dataset: Dataset) -> dict[str, Any]:
 
 
 def _print(name: str, described: dict[str, Any]) -> None:
-    typer.echo(
+    say(
         f"{name}: {described['samples']} samples, {described['quarantined']} quarantined, "
         f"{described['steps_per_epoch']} steps per epoch, fingerprint {described['fingerprint']}"
     )
     for bad in described["quarantine"]:
-        line = f"  {bad['shard']} {bad['key']} {bad['member']} @ {bad['offset']}: {bad['detail']}"
-        typer.echo(printable(line))
+        say(f"  {bad['shard']} {bad['key']} {bad['member']} @ {bad['offset']}: {bad['detail']}")
     for line in note_lines(described["notes"]):
-        typer.echo(line)
+        say(line)
     if described["quarantined"] > SHOWN:
-        typer.echo(f"  and {described['quarantined'] - SHOWN} more; `owl-stream check` lists them all")
+        say(f"  and {described['quarantined'] - SHOWN} more; `owl-stream check` lists them all")

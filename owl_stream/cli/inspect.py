@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
 from owl_stream.cli.halfblocks import side_by_side
@@ -25,8 +24,9 @@ from owl_stream.cli.options import (
 )
 from owl_stream.cli.peer import CaOption, Peer, TokenOption
 from owl_stream.cli.rows import PALETTE, BatchRow, Speller, read_rows
-from owl_stream.cli.terminal import emit, printable
+from owl_stream.cli.terminal import Screen, emit
 from owl_stream.errors import ConfigError, ServerError
+from owl_stream.inert import MARGIN, inert
 from owl_stream.wire import BatchHeader, Frame, parse_frames
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def inspect(
     if as_json:
         emit(_describe(_header(frame), rows))
     else:
-        _print(Console(highlight=False), _header(frame), rows, pictures)
+        _print(Screen(), _header(frame), rows, pictures)
 
 
 def _from_server(peer: Peer, dataset: str | None, at: tuple[int, int, int], query: dict[str, int]) -> Frame:
@@ -137,7 +137,7 @@ def _describe(header: BatchHeader, rows: list[BatchRow]) -> dict[str, Any]:
     }
 
 
-def _print(console: Console, header: BatchHeader, rows: list[BatchRow], pictures: bool) -> None:
+def _print(console: Screen, header: BatchHeader, rows: list[BatchRow], pictures: bool) -> None:
     console.print(
         f"epoch {header.epoch}, step {header.step}, micro {header.micro}, rank {header.rank} of {header.world_size}: "
         f"{len(rows)} rows, {header.attended_tokens} tokens, {header.supervised_tokens} supervised, "
@@ -155,23 +155,24 @@ def _print(console: Console, header: BatchHeader, rows: list[BatchRow], pictures
         _print_row(console, number, row, pictures)
 
 
-def _print_row(console: Console, number: int, row: BatchRow, pictures: bool) -> None:
+def _print_row(console: Screen, number: int, row: BatchRow, pictures: bool) -> None:
     info = row.info
     style = {"ok": "bold green", "masked": "bold red"}.get(info.status, "bold yellow")
-    title = Text(f"row {number}  ").append(info.status, style=style)
-    title.append(printable(f"  {info.shard} {info.key}".rstrip()))
+    title = Text(f"row {number}  ").append(inert(info.status), style=style)
+    title.append(inert(f"  {info.shard} {info.key}".rstrip()))
     title.append(f"  {row.tokens} tokens, {row.supervised_tokens} supervised, {len(row.crops)} crops", style="dim")
     console.print(title, soft_wrap=True)
     if info.reason:
-        console.print(Text(f"  {printable(info.reason)}", style="red"))
+        console.print(Text(f"  {inert(info.reason)}", style="red"), soft_wrap=True)
     text = Text()
     for run in row.runs:
         if run.padding:
             text.append(f"[{run.tokens} x padding]", style="dim")
         else:
-            shown = "⏎\n".join(printable(line) for line in run.text.split("\n"))
+            shown = "⏎\n".join(inert(line) for line in run.text.split("\n"))
             text.append(shown, style=_style(run.sees) + (" underline" if run.supervised else ""))
-    console.print(text)
+    for line in text.wrap(console, max(console.width - len(MARGIN), 1)):
+        console.print(Text(MARGIN).append_text(line), soft_wrap=True)
     if pictures and len(row.crops):
         for line in side_by_side(row.crops, PICTURE_COLUMNS, console.width):
             console.print(line)

@@ -13,7 +13,7 @@ import typer
 
 from owl_stream.cli.notes import note_lines
 from owl_stream.cli.options import JsonOption
-from owl_stream.cli.terminal import Bar, binary, emit, printable
+from owl_stream.cli.terminal import Bar, binary, emit, say
 from owl_stream.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -127,17 +127,17 @@ def _describe(packed: Packed) -> dict[str, object]:
 
 def _print(packed: Packed, prefix: Path, seconds: float) -> None:
     for bad in packed.bad[:SHOWN]:
-        typer.echo(printable(f"left out: {bad.origin}: {bad.detail} [{bad.reason}]"), err=True)
+        say(f"left out: {bad.origin}: {bad.detail} [{bad.reason}]", err=True)
     if len(packed.bad) > SHOWN:
-        typer.echo(f"and {len(packed.bad) - SHOWN} more, all in {packed.bad_list}", err=True)
+        say(f"and {len(packed.bad) - SHOWN} more, all in {packed.bad_list}", err=True)
     kept = f" ({packed.kept} of them kept from an earlier run)" if packed.kept else ""
-    typer.echo(
+    say(
         f"{len(packed.shards)} shards{kept}, {packed.samples} samples, {binary(packed.nbytes)} in {seconds:.1f} s, "
         f"{len(packed.bad)} bad inputs left out"
     )
     for line in note_lines(packed.notes):
-        typer.echo(line)
-    typer.echo(f"next: owl-stream check --shards '{prefix}-*.tar' --tokenizer tokenizer.json")
+        say(line)
+    say(f"next: owl-stream check --shards '{prefix}-*.tar' --tokenizer tokenizer.json")
 
 
 def _nbytes(text: str) -> int:

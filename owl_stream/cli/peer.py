@@ -51,8 +51,7 @@ class Peer:
     ca: Path | None = None
 
     def __post_init__(self) -> None:
-        parts = urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc or parts.query:
+        if not _is_address(self.url):
             raise ConfigError(f"expected the server's address, http://host:port, got {self.url.rpartition('@')[2]!r}")
         if self.token is not None and not (self.token.isascii() and self.token.isprintable()):
             raise ConfigError("--token: expected printable ASCII")
@@ -63,12 +62,16 @@ class Peer:
         Raises:
             UnknownDatasetError: no such name, or several and no name.
         """
-        names = list(self.json("/v1/datasets")["datasets"])
+        answer = self.json("/v1/datasets")
+        listed = answer.get("datasets") if isinstance(answer, dict) else None
+        if not isinstance(listed, dict | list):
+            raise ConfigError(f"{self.url}: expected a list of datasets, got other JSON; is it an owl-stream server?")
+        names = [str(name) for name in listed]
         if dataset is None and len(names) == 1:
-            return str(names[0])
+            return names[0]
         if dataset not in names:
             asked = "there are several datasets" if dataset is None else f"no dataset {dataset!r}"
-            raise UnknownDatasetError(f"{self.url}: {asked}; choose one with --dataset: {', '.join(map(str, names))}")
+            raise UnknownDatasetError(f"{self.url}: {asked}; choose one with --dataset: {', '.join(names)}")
         return str(dataset)
 
     def json(self, path: str, query: Mapping[str, object] | None = None) -> Any:
@@ -128,6 +131,16 @@ class Peer:
         except OSError as exc:
             raise ConfigError(f"--ca {self.ca}: not a certificate file: {exc}") from exc
         return http.client.HTTPSConnection(host, port, timeout=CONNECT_S, context=context)
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:  # brackets that hold no address, a port that is no number
+        return False
+    named = parts.scheme in ("http", "https") and bool(parts.hostname) and port != 0
+    return named and "@" not in parts.netloc and not parts.query
 
 
 def _read(url: str, response: http.client.HTTPResponse, buffer: memoryview) -> int:

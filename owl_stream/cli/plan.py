@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from owl_stream.cli.index import open_indexed
@@ -23,7 +22,7 @@ from owl_stream.cli.options import (
     choose,
     settings,
 )
-from owl_stream.cli.terminal import Bar, emit, printable
+from owl_stream.cli.terminal import Bar, Screen, emit, say
 
 if TYPE_CHECKING:
     from owl_stream.assemble import Dataset
@@ -150,7 +149,7 @@ def _describe(
 
 
 def _print(dataset: Dataset, world_size: int, micro_batch_size: int, steps: list[PlannedStep], rows: bool) -> None:
-    console = Console(highlight=False)
+    console = Screen()
     names = ("step", "pool", "rows", "fillers", "tokens", "padded", "effic.", "crops", "slowest")
     table = Table(*names, box=box.SIMPLE_HEAD, pad_edge=False)
     for column in table.columns[2:]:
@@ -171,12 +170,11 @@ def _print(dataset: Dataset, world_size: int, micro_batch_size: int, steps: list
     if rows:
         for planned in steps:
             for line in _dealt_rows(planned):
-                console.print(line, markup=False, soft_wrap=True)
-    console.print(
+                say(line)
+    say(
         f"{dataset.name}: {len(steps)} of {dataset.steps_per_epoch} steps of {dataset.global_batch_size} rows, "
         f"W = {world_size}, m = {micro_batch_size}: padding efficiency {_efficiency(steps):.1%}, "
-        f"slowest/mean rank {_slowest_to_mean(steps):.3f}",
-        soft_wrap=True,
+        f"slowest/mean rank {_slowest_to_mean(steps):.3f}"
     )
 
 
@@ -191,7 +189,7 @@ def _dealt_rows(planned: PlannedStep) -> list[str]:
 
 
 def _row(row: dict[str, Any]) -> str:
-    return printable(
+    return (
         f"{row['shard']} {row['key']}: {row['text_tokens']} tokens, {row['supervised_tokens']} supervised, "
         f"{row['crops']} crops"
     )

@@ -19,7 +19,7 @@ from owl_stream.cli.options import (
     TokenizerOption,
     settings,
 )
-from owl_stream.cli.terminal import emit
+from owl_stream.cli.terminal import emit, say
 from owl_stream.config import LogLevel
 
 
@@ -62,7 +62,7 @@ def serve(
             if as_json:
                 emit({"event": "listening", "url": url, "version": __version__})
             else:
-                typer.echo(f"owl-stream {__version__} listens on {url}")
+                say(f"owl-stream {__version__} listens on {url}")
 
     def ready(names: Sequence[str]) -> None:
         with suppress(OSError):
@@ -70,6 +70,6 @@ def serve(
                 emit({"event": "ready", "datasets": list(names)})
             else:
                 failed = [name for name in wanted.datasets if name not in names]
-                typer.echo(f"ready: {', '.join(names)}" + (f" (failed: {', '.join(failed)})" if failed else ""))
+                say(f"ready: {', '.join(names)}" + (f" (failed: {', '.join(failed)})" if failed else ""))
 
     run(wanted, index_dir=index_dir, on_listening=listening, on_ready=ready)

@@ -1,27 +1,91 @@
-"""What a terminal is given: results on stdout, progress on stderr, and never a control character from the data."""
+"""What a terminal is given: results on stdout, progress on stderr, and nothing from the data that steers it.
+
+All commands print through here: a line with `say`, JSON with `emit`, what has colours on a `Screen`. What libraries
+write by themselves goes through the streams that `guarded` puts in place.
+"""
 
 from __future__ import annotations
 
-import json
+import logging
+import sys
 import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from types import TracebackType
+from typing import Any, TextIO, cast
 
-import typer
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.segment import Segment
+
+from owl_stream.inert import MARGIN, InertLines, InertStream, beneath, inert, inert_json
 
 SHOW_AFTER_S = 1.0
 """Work that is done sooner needs no bar."""
 
 
+def say(line: str = "", *, err: bool = False) -> None:
+    """Print one line, whatever is in it."""
+    stream = sys.stderr if err else sys.stdout
+    if stream is not None:
+        print(inert(line), file=beneath(stream), flush=True)
+
+
 def emit(value: object) -> None:
     """Print one JSON value to stdout, in ASCII, which no terminal and no locale can misread."""
-    typer.echo(json.dumps(value))
+    if sys.stdout is not None:
+        print(inert_json(value, ascii_only=True), file=beneath(sys.stdout), flush=True)
 
 
-def printable(text: str) -> str:
-    """Text from the data, made inert: what is not printable (escapes, line breaks, bidi marks) shows as its code."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+class Screen(Console):
+    """A console for what has colours. Its text is inert; only its own styles and moves reach the terminal."""
+
+    def __init__(self, *, stderr: bool = False, **options: Any) -> None:
+        stream = sys.stderr if stderr else sys.stdout
+        file = None if stream is None else beneath(stream)
+        super().__init__(
+            **{"file": file, "stderr": stderr, "markup": False, "highlight": False, "emoji": False, **options}
+        )
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """See `Console.render`: every text that is shown comes through it."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(inert(segment.text, "\n"), segment.style)
+
+
+@contextmanager
+def guarded() -> Iterator[None]:
+    """While a command runs: what others write is inert, a log record is one line, no character ends in an error."""
+    before = sys.stdout, sys.stderr
+    for stream in before:
+        with suppress(AttributeError, OSError):
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr] # a test's stream may lack it
+    if sys.stdout is not None:
+        colours = Screen().color_system is not None
+        sys.stdout = cast(TextIO, InertStream(sys.stdout, colours=colours))
+    if sys.stderr is not None:
+        sys.stderr = cast(TextIO, InertStream(sys.stderr, margin=MARGIN))
+    try:
+        with _records_told():
+            yield
+    finally:
+        sys.stdout, sys.stderr = before
+
+
+@contextmanager
+def _records_told() -> Iterator[None]:
+    """Log records go to stderr where nobody has said where else; Python's own last resort prints them as they are."""
+    root = logging.getLogger()
+    if root.handlers or sys.stderr is None:
+        yield
+        return
+    handler = logging.StreamHandler(beneath(sys.stderr))
+    handler.setFormatter(InertLines())
+    root.addHandler(handler)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
 
 
 def binary(nbytes: float) -> str:
@@ -40,7 +104,7 @@ class Bar:
     """
 
     def __init__(self, what: str = "", console: Console | None = None) -> None:
-        self._console = console or Console(stderr=True)
+        self._console = console or Screen(stderr=True)
         self._progress = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
@@ -50,17 +114,17 @@ class Bar:
             console=self._console,
             transient=True,
         )
-        self._what = what
-        self._task = self._progress.add_task(what, total=None, note="")
+        self._what = inert(what)
+        self._task = self._progress.add_task(self._what, total=None, note="")
         self._from = time.monotonic() + SHOW_AFTER_S
         self._live = False
 
     def update(self, done: float, total: float, *, note: str = "", what: str = "") -> None:
         """Say how far the work is; `what` begins another one, `note` is what people want to read beside a share."""
-        if what and what != self._what:
-            self._what = what
-            self._progress.reset(self._task, description=what)
-        self._progress.update(self._task, completed=done, total=total, note=note)
+        if what and inert(what) != self._what:
+            self._what = inert(what)
+            self._progress.reset(self._task, description=self._what)
+        self._progress.update(self._task, completed=done, total=total, note=inert(note))
         if not self._live and self._console.is_terminal and time.monotonic() >= self._from:
             self._live = True
             self._progress.start()

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import platform
 
-import typer
-
 from owl_stream import __version__
 from owl_stream.cli.options import JsonOption
-from owl_stream.cli.terminal import emit
+from owl_stream.cli.terminal import emit, say
 from owl_stream.wire import PROTOCOL_VERSION
 
 
@@ -17,4 +15,4 @@ def version(as_json: JsonOption = False) -> None:
     if as_json:
         emit({"version": __version__, "protocol": PROTOCOL_VERSION, "python": platform.python_version()})
     else:
-        typer.echo(__version__)
+        say(__version__)

@@ -22,6 +22,7 @@ from owl_stream.demo.promises import Run, first_and_last, judge
 from owl_stream.demo.server import DemoServer
 from owl_stream.demo.training import EPOCHS, Trainer, batches, open_stream
 from owl_stream.errors import OwlStreamError
+from owl_stream.inert import inert
 
 
 def run_demo(directory: Path | None, console: Console) -> bool:
@@ -48,7 +49,7 @@ def _run(directory: Path, console: Console) -> bool:
     _print_table(console, undisturbed, trained)
     promises = judge(read_places(directory), EPOCHS, undisturbed, trained)
     for promise in promises:
-        console.print(f"{'[green]held[/]  ' if promise.held else '[red]BROKEN[/]'} {escape(promise.text)}")
+        console.print(f"{'[green]held[/]  ' if promise.held else '[red]BROKEN[/]'} {escape(inert(promise.text))}")
     console.print(f"{time.monotonic() - started:.0f} s in all")
     return all(promise.held for promise in promises)
 
@@ -105,7 +106,7 @@ def _print_table(console: Console, undisturbed: Run, trained: Run) -> None:
     table.add_row("last loss", f"{last:.3f}", "-")
     console.print(table)
     for skipped in sorted(ledger.skipped, key=lambda s: (s.shard, s.key)):
-        console.print(escape(f"skipped: {skipped.reason}"))
+        console.print(escape(inert(f"skipped: {skipped.reason}")))
 
 
 @contextmanager

@@ -49,9 +49,7 @@ class DemoServer:
         while not self._ready():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self.kill()
-                raise OwlStreamError(
-                    f"the demo's server did not get ready; the end of {self._log}:\n{self._log_tail()}"
-                )
+                raise OwlStreamError(f"the demo's server did not get ready; the end of {self._log}:", *self._log_tail())
             time.sleep(POLL_S)
 
     def kill(self) -> None:
@@ -87,8 +85,8 @@ class DemoServer:
         except (urllib.error.URLError, OSError):
             return False
 
-    def _log_tail(self) -> str:
-        return "\n".join(self._log.read_text(errors="replace").splitlines()[-15:])
+    def _log_tail(self) -> list[str]:
+        return self._log.read_text(errors="replace").splitlines()[-15:]
 
 
 def _free_port() -> int:

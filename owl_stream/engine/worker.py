@@ -19,6 +19,7 @@ from owl_stream.assemble import Assembler, Job
 from owl_stream.engine.channel import Done, Open, Work, receive_blocking, send_blocking
 from owl_stream.engine.slabs import CONTROL_BYTES
 from owl_stream.errors import OwlStreamError, WorkerError
+from owl_stream.inert import guard_stderr
 
 _PR_SET_PDEATHSIG = 1
 
@@ -81,6 +82,7 @@ def die_with_parent(parent: int) -> None:
 
 def main() -> None:
     """Entry point: arguments are the socket's descriptor, the parent's pid and the CPU seconds for one sample."""
+    guard_stderr()
     fd, parent, sample_cpu_s = (int(argument) for argument in sys.argv[1:4])
     die_with_parent(parent)
     # Ctrl-C and a service manager signal the whole group: the server alone decides when workers stop.

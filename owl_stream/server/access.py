@@ -11,6 +11,7 @@ from pathlib import Path
 
 from owl_stream.config import Config
 from owl_stream.errors import ConfigError
+from owl_stream.strict_yaml import read_settings_file
 
 MIN_TOKEN_CHARS = 16
 """A shorter secret can be guessed. `openssl rand -hex 32` makes one of 64."""
@@ -106,13 +107,9 @@ def check_exposure(host: str, address: str, tokens: Tokens, config: Config) -> N
 
 def _read_file(path: Path) -> list[tuple[str, str, str]]:
     """Lines `name: token`, which is YAML too; `#` begins a comment line. Returns (place, name, token) of each."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as exc:
-        reason = exc.strerror if isinstance(exc, OSError) else "not UTF-8"
-        raise ConfigError(f"{path}: cannot read the tokens: {reason}; see server.access.tokens_file") from None
+    text = read_settings_file(path, "the tokens", "see server.access.tokens_file")
     entries = []
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         name, colon, token = (part.strip() for part in line.partition(":"))
         if not line.strip() or line.lstrip().startswith("#"):
             continue

@@ -1,19 +1,21 @@
-"""Logs: text for people or one JSON object a line; each says which stream it is about, none holds a token."""
+"""Logs: text for people or one JSON object a line; each says which stream it is about, none holds a token.
+
+Messages, names and exceptions quote the data and whoever asks: in both forms lines are inert, and nobody can forge one.
+"""
 
 from __future__ import annotations
 
-import json
 import logging
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Literal
 
-_STREAM: ContextVar[str] = ContextVar("owl_stream_id", default="")
+from owl_stream.inert import InertLines, beneath, inert_json
 
-CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), 127) if chr(code) != "\n"}
-"""Keys and reasons come from the data: they must not draw on a terminal."""
+_STREAM: ContextVar[str] = ContextVar("owl_stream_id", default="")
 
 
 @contextmanager
@@ -28,7 +30,7 @@ def stream_in_logs(stream: str) -> Iterator[None]:
 
 def configure_logs(form: Literal["text", "json"], level: str, masked: Callable[[str], str] = str) -> None:
     """Send all logs to stderr in that form. `masked` blots secrets out of every line."""
-    handler = logging.StreamHandler()
+    handler = logging.StreamHandler(beneath(sys.stderr))
     handler.addFilter(_stamp)
     handler.setFormatter(JsonLines(masked) if form == "json" else Text(masked))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
@@ -39,18 +41,18 @@ def _stamp(record: logging.LogRecord) -> bool:
     return True
 
 
-class Text(logging.Formatter):
-    """A line for people."""
+class Text(InertLines):
+    """A line for people; a traceback has a margin, so that no line of it looks like another record."""
 
     def __init__(self, masked: Callable[[str], str]) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
         self._masked = masked
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 # logging's own name
-        """The line, with the stream before what is said of it; never more than one."""
+        """The line, with the stream before what is said of it."""
         stream = getattr(record, "stream", "")
-        record.message = (f"stream {stream}: " if stream else "") + record.message.replace("\n", "\\n")
-        return super().formatMessage(record).translate(CONTROLS)
+        record.message = (f"stream {stream}: " if stream else "") + record.message
+        return super().formatMessage(record)
 
     def format(self, record: logging.LogRecord) -> str:
         """The line, and the traceback where there is one."""
@@ -72,4 +74,4 @@ class JsonLines(logging.Formatter):
             line["stream"] = stream
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps({key: self._masked(value) for key, value in line.items()}, ensure_ascii=False)
+        return inert_json({key: self._masked(value) for key, value in line.items()})

@@ -17,6 +17,7 @@ from prometheus_client.registry import Collector
 from owl_stream import __version__
 from owl_stream.assemble import STAGES
 from owl_stream.errors import ContractError, MediaOffsetError
+from owl_stream.inert import inert
 from owl_stream.server.connections import open_descriptors
 from owl_stream.server.streams import Sent
 from owl_stream.server.waiting import Side, Slower
@@ -183,12 +184,12 @@ def _by_label(values: Mapping[str, float]) -> Values:
 def _gauge(name: str, documentation: str, values: Values, *labels: str) -> Metric:
     family = GaugeMetricFamily(PREFIX + name, documentation, labels=labels)
     for each, value in values:
-        family.add_metric(each, value)
+        family.add_metric([inert(label) for label in each], value)
     return family
 
 
 def _counter(name: str, documentation: str, values: Values, *labels: str) -> Metric:
     family = CounterMetricFamily(PREFIX + name, documentation, labels=labels)
     for each, value in values:
-        family.add_metric(each, value)
+        family.add_metric([inert(label) for label in each], value)
     return family

@@ -22,6 +22,7 @@ from types import FrameType
 from typing import Any, Literal
 
 from owl_stream.errors import ConfigError, DataError, WorkerError
+from owl_stream.inert import guard_stderr
 from owl_stream.machine import no_processes
 from owl_stream.shards.columns import Columns, Summary, compose, open_columns
 from owl_stream.shards.cost import Measure, MeasureFactory
@@ -318,6 +319,7 @@ class _Process:
 
 
 def _start(indexing: _Indexing, cells: _Cells) -> None:
+    guard_stderr()
     _Process.indexing, _Process.counters = indexing, _Counters(cells)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

@@ -113,7 +113,7 @@ def test_fault_112_the_traceback_is_there_for_who_asks(config: Path) -> None:
     raising = command("index", "--config", config, patch=RAISING.format("RuntimeError('no such thing')"))
     assert "OWL_TRACEBACK=1" in run(raising).stderr
     shown = run(raising, OWL_TRACEBACK="1").stderr
-    assert shown.startswith("Traceback")
+    assert shown.lstrip().startswith("Traceback")
     assert shown.strip().splitlines()[-1].startswith("owl-stream: ")
 
 
