@@ -71,11 +71,11 @@ def probe(data: bytes | memoryview, max_pixels: int, *, indexed: bool = False) -
     if name == "JPEG":
         width, height, channels = _read_jpeg(data, max_pixels, indexed)
     elif name == "ICO":
-        width, height = _icon_size(data)
+        width, height = _icon_size(data, max_pixels)
     else:
         if name == "PNG":
             _check_png(data)
-        with open_image(data, name) as image:
+        with open_image(data, name, max_pixels) as image:
             width, height = image.size
     if width < 1 or height < 1:
         _refuse("image_header", f"{name} header: expected a size from 1 x 1, got {width} x {height}")
@@ -106,7 +106,7 @@ def _read_jpeg(data: bytes | memoryview, max_pixels: int, indexed: bool) -> tupl
     if not ended and not _complete(data, max_pixels):
         refuse_truncated(data)
     if not usual and not indexed:
-        with open_image(data, "JPEG") as image:
+        with open_image(data, "JPEG", max_pixels) as image:
             if image.size != (width, height):
                 _refuse("image_header", f"JPEG: two sizes, {width} x {height} and {image.width} x {image.height}")
     return width, height, channels
@@ -115,7 +115,7 @@ def _read_jpeg(data: bytes | memoryview, max_pixels: int, indexed: bool) -> tupl
 def _complete(data: bytes | memoryview, max_pixels: int) -> bool:
     """Whether Pillow finds every pixel in a JPEG that has no end-of-image marker. It is decoded for that."""
     try:
-        with open_image(data, "JPEG") as image:
+        with open_image(data, "JPEG", max_pixels) as image:
             if image.width * image.height > max_pixels:
                 return False
             image.load()
@@ -124,7 +124,7 @@ def _complete(data: bytes | memoryview, max_pixels: int) -> bool:
     return True
 
 
-def _icon_size(data: bytes | memoryview) -> tuple[int, int]:
+def _icon_size(data: bytes | memoryview, max_pixels: int) -> tuple[int, int]:
     """The size of the picture in an icon that Pillow takes: the largest. Its own header counts, not the directory's."""
     with translated("ICO"):
         icon = IcoFile(io.BytesIO(data))
@@ -132,7 +132,7 @@ def _icon_size(data: bytes | memoryview) -> tuple[int, int]:
         picture = memoryview(data)[start:]
         if picture[:8] == _PNG_MAGIC:
             _check_png(picture)
-            with open_image(picture, "PNG") as image:  # its size may stand behind other chunks
+            with open_image(picture, "PNG", max_pixels) as image:  # its size may stand behind other chunks
                 width, height = image.size
         else:
             width, height = _bitmap_size(picture)
