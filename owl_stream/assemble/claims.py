@@ -1,4 +1,4 @@
-"""Sizes that WebP, GIF and icon files claim, read before Pillow makes room by them, which it does when it opens them."""
+"""Sizes that WebP, GIF and icon files claim, read before Pillow opens them: it makes room by them at once."""
 
 from __future__ import annotations
 
@@ -43,13 +43,11 @@ def gif_size(data: bytes | memoryview) -> tuple[int, int]:
         while (kind := data[position]) != 0x2C:
             if kind == 0x3B:
                 return 0, 0
-            position += 1
-            if kind != 0x21:
-                continue
-            position += 1
-            while (length := data[position]) and blocks <= MAX_GIF_BLOCKS:
-                position, blocks = position + 1 + length, blocks + 1
             position, blocks = position + 1, blocks + 1
+            position += kind == 0x21
+            while kind == 0x21 and (length := data[position]) and blocks <= MAX_GIF_BLOCKS:
+                position, blocks = position + 1 + length, blocks + 1
+            position += kind == 0x21
             if blocks > MAX_GIF_BLOCKS:
                 raise SampleError(
                     "image_header",

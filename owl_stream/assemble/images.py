@@ -17,7 +17,7 @@ from PIL import Image
 
 from owl_stream.assemble.header import Header
 from owl_stream.assemble.jpeg import scans_alone
-from owl_stream.assemble.pillow import open_image
+from owl_stream.assemble.pillow import decodes_in_place, open_image
 from owl_stream.errors import SampleError
 
 Pixels = NDArray[np.uint8]
@@ -133,22 +133,20 @@ def _decode_strictly(
 def _decode_with_pillow(data: bytes | memoryview, header: Header, memory: NDArray[np.uint8] | None) -> Pixels:
     """Where Pillow's pixels are four bytes each, it decodes right into ours. Otherwise they are converted by the piece,
     so that beside its picture and ours there is little more."""
-    with open_image(data, header.format, header.width * header.height) as image:
+    # A bitmap in an icon is opened with its mask below it. A few pixels more are not worth another error.
+    with open_image(data, header.format, 2 * header.width * header.height + 4096) as image:
         _check_size(header, *image.size)
-        pixels = _blank(header, memory)
-        target = Image.frombuffer("RGBX", image.size, pixels, "raw", "RGBX", 0, 1).im
-        if image.mode in _FOUR_BYTES and header.format in _IN_PLACE:
-            image.im = target
+        target = pixels = None
+        if decodes_in_place(header.format, image.mode):
+            pixels = _blank(header, memory)
+            image.im = target = Image.frombuffer("RGBX", image.size, pixels, "raw", "RGBX", 0, 1).im
         image.load()
         _check_size(header, *image.size)
-        if image.im is not target:
+        if pixels is None or image.im is not target:
+            pixels = _blank(header, memory)
             _convert(image, pixels)
-    return pixels
+        return pixels
 
-
-_FOUR_BYTES = ("RGB", "RGBA", "RGBX")
-_IN_PLACE = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "PPM")
-"""Formats whose decoders write every pixel where they are told. Others build pictures of their own on the way."""
 
 _PIECE = 512
 """Side of the pieces that are converted."""

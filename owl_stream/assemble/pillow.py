@@ -46,6 +46,16 @@ _warnings = threading.RLock()
 """`catch_warnings` changes the process's filters: two threads inside it at once would restore the wrong ones."""
 
 
+_FOUR_BYTES = ("RGB", "RGBA", "RGBX")
+_IN_PLACE = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "PPM")
+"""Formats whose decoders write every pixel where they are told. Others build pictures of their own on the way."""
+
+
+def decodes_in_place(name: str, mode: str) -> bool:
+    """Whether pictures of this format and Pillow's mode can be decoded into four bytes a pixel of somebody else's."""
+    return name in _IN_PLACE and mode in _FOUR_BYTES
+
+
 @contextmanager
 def open_image(data: bytes | memoryview, name: str, max_pixels: int) -> Iterator[Image.Image]:
     """An image file of the format `name`, opened but not decoded; what the block does with it is translated too.

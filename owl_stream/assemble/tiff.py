@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from owl_stream.errors import SampleError
 
@@ -18,9 +17,11 @@ _INTEGERS = {1: "B", 3: "H", 4: "I", 6: "B", 8: "H", 9: "I", 13: "I", 16: "Q", 1
 """Types of integers by their numbers, as unsigned: a negative one is as good as a huge one."""
 _OTHERS = {5: 8, 10: 8, 11: 4, 12: 8}
 """Bytes of the other numbers."""
+_NUMBERS = {*_INTEGERS, *_OTHERS} - {1, 6}
+"""Types whose values Pillow makes objects of; of small ones it keeps the bytes."""
 
-_WIDTH, _LENGTH, _BITS, _COMPRESSION, _SAMPLES, _ROWS, _TILE_WIDTH, _TILE_LENGTH = 256, 257, 258, 259, 277, 278, 322, 323
-_STRIPS, _TILES = 273, 324
+_WIDTH, _LENGTH, _BITS, _COMPRESSION = 256, 257, 258, 259
+_SAMPLES, _ROWS, _TILE_WIDTH, _TILE_LENGTH = 277, 278, 322, 323
 _LONE = {_WIDTH, _LENGTH, _COMPRESSION, _SAMPLES, _ROWS, _TILE_WIDTH, _TILE_LENGTH}
 
 _LZMA, _ZSTD = 34925, 50000
@@ -30,28 +31,23 @@ _PLAIN = {1, 2, 3, 4, 5, 8, 32773, 32946, _LZMA, _ZSTD}
 """Compressions that are decoded by the row; the others need a piece again, and their own picture of it."""
 
 
-class TiffPieces(NamedTuple):
-    """`buffers`: bytes of a decoded strip or tile, and what its decoder needs beside it. `codec`: of its window."""
-
-    buffers: int
-    codec: int
-
-
-def read_tiff(data: bytes | memoryview) -> TiffPieces:
-    """What decoding the first picture of a TIFF needs beside that picture.
+def tiff_bytes(data: bytes | memoryview) -> int:
+    """Memory that decoding the first picture of a TIFF takes beside that picture: a strip or tile, its decoder's own
+    copies of it, and the window of what it has decoded.
 
     Raises:
         SampleError: `image_header`: tags of more numbers than a picture needs.
     """
     found: dict[int, int] = {}
-    values = 0
+    values = nbytes = 0
     for tag, kind, count, place in _entries(data):
-        if kind in _INTEGERS or kind in _OTHERS:
-            values += count if kind != 1 else 0
-        if values > MAX_VALUES:
+        nbytes += count * _bytes_of(kind)
+        values += count if kind in _NUMBERS else 0
+        if values > MAX_VALUES or nbytes > 2 * len(data):
             raise SampleError(
                 "image_header",
-                f"TIFF: expected at most {MAX_VALUES} numbers in its tags, got more; save it with fewer, larger strips",
+                f"TIFF: expected at most {MAX_VALUES} numbers in its tags, and no more bytes than it has, got more; "
+                f"save it with fewer, larger strips",
             )
         if tag in _LONE or tag == _BITS:
             number = max(_integers(data, kind, min(count, 16 if tag == _BITS else 1), place), default=0)
@@ -59,7 +55,7 @@ def read_tiff(data: bytes | memoryview) -> TiffPieces:
     return _pieces(found)
 
 
-def _pieces(found: dict[int, int]) -> TiffPieces:
+def _pieces(found: dict[int, int]) -> int:
     width, length = found.get(_WIDTH, 0), found.get(_LENGTH, 0)
     samples, bits = max(1, found.get(_SAMPLES, 1)), max(1, found.get(_BITS, 1))
     if _TILE_WIDTH in found or _TILE_LENGTH in found:
@@ -70,11 +66,11 @@ def _pieces(found: dict[int, int]) -> TiffPieces:
     compression = found.get(_COMPRESSION, 1)
     piece = pixels * max(4, -(-bits * samples // 8))
     row = width * 16  # of codecs that look at the row before, and of runs
-    return TiffPieces(row + piece * (2 if compression in _PLAIN else 5), _WINDOWS.get(compression, 0))
+    return row + piece * (2 if compression in _PLAIN else 5) + _WINDOWS.get(compression, 0)
 
 
 def _entries(data: bytes | memoryview) -> Iterator[tuple[int, int, int, int]]:
-    """(tag, type, count, where its values are) of the first directory, as far as there are bytes."""
+    """(tag, type, count, where its values are) of the first directory; without those whose values are not there."""
     order = "<" if bytes(data[:2]) == b"II" else ">"
     try:
         big = struct.unpack_from(order + "H", data, 2)[0] == 43
@@ -84,11 +80,17 @@ def _entries(data: bytes | memoryview) -> Iterator[tuple[int, int, int, int]]:
         inline, position = (8, start + 8) if big else (4, start + 2)
         for _ in range(min(count, 1 << 16)):
             tag, kind, number, offset = entry.unpack_from(data, position)
-            nbytes = number * (struct.calcsize(_INTEGERS[kind]) if kind in _INTEGERS else _OTHERS.get(kind, 1))
-            yield tag, kind, number, offset if nbytes > inline else position + entry.size - inline
+            nbytes = number * _bytes_of(kind)
+            place = offset if nbytes > inline else position + entry.size - inline
+            if place + nbytes <= len(data):
+                yield tag, kind, number, place
             position += entry.size
     except struct.error:
         return
+
+
+def _bytes_of(kind: int) -> int:
+    return struct.calcsize("=" + _INTEGERS[kind]) if kind in _INTEGERS else _OTHERS.get(kind, 1)
 
 
 def _integers(data: bytes | memoryview, kind: int, count: int, place: int) -> tuple[int, ...]:

@@ -40,27 +40,28 @@ def decoding_bytes(
     """Memory that decoding takes at its peak, in bytes, the pixels (4 bytes each) included.
 
     `pillow_bytes`: of a pixel in the picture that Pillow builds beside ours, 0 where it decodes right into ours.
-    `buffers` of the decoder stand beside its own picture and are gone before that is converted; `codec` bytes stand
-    beside both.
+    `buffers` of the decoder stand beside its own picture and are gone before that is converted; `codec` bytes are
+    counted on top.
     """
     pixels = width * height
     fixed = _COPIES.get(name, 2) * file_bytes + 2 * _POINTER_BYTES * height + codec
     if name in _BYTES_A_PIXEL:
         return fixed + _BYTES_A_PIXEL[name] * pixels
-    decoding, converting = (pillow_bytes or 4) * pixels + buffers, (4 + pillow_bytes) * pixels
+    decoding, converting = 4 * pixels + buffers, (4 + pillow_bytes) * pixels
     return fixed + max(decoding, converting)
 
 
-def resizing_bytes(width: int, height: int, targets: Sequence[tuple[int, int]]) -> int:
-    """Memory that resizing to each of `targets` (width, height) takes at its peak, the pixels included.
+def resizing_bytes(width: int, height: int, sizes: Sequence[tuple[int, int]]) -> int:
+    """Memory that resizing to each of `sizes` (width, height) takes at its peak, the pixels included.
 
-    A resizer works along one side first, and which one differs between resizers: both ways count.
+    A resizer works along one side first, and which one differs between resizers: both ways count. What it writes to
+    is left out: that depends on the recipe alone.
     """
     most = 0
-    for to_width, to_height in targets:
+    for to_width, to_height in sizes:
         between = 4 * max(width * to_height, to_width * height)
         weights = _weight_bytes(width, to_width) + _weight_bytes(height, to_height)
-        most = max(most, between + weights + 2 * 4 * to_width * to_height)
+        most = max(most, between + weights)
     return 4 * width * height + 2 * _POINTER_BYTES * height + most
 
 
@@ -69,15 +70,9 @@ def _weight_bytes(size: int, to_size: int) -> int:
     return 12 * to_size * (4 * -(-max(size, to_size) // to_size) + 3)
 
 
-def picture_bytes(
-    header_bytes: int, width: int, height: int, grid: tuple[int, int] | None, size: int
-) -> int:
-    """Memory that one picture takes from its file to its crops: `header_bytes` is what decoding takes.
-
-    `grid`: rows and columns of crops of `size` x `size` that it is cut into, beside the global view.
-    """
-    targets = [(size, size)] if grid is None else [(size, size), (grid[1] * size, grid[0] * size)]
-    return max(header_bytes, resizing_bytes(width, height, targets))
+def targets(grid: tuple[int, int] | None, size: int) -> list[tuple[int, int]]:
+    """Width and height of what a picture is brought to: one crop, and with a grid (rows, columns) its cells."""
+    return [(size, size)] if grid is None else [(size, size), (grid[1] * size, grid[0] * size)]
 
 
 def check_bytes(name: str, width: int, height: int, nbytes: int, limit: int) -> None:
@@ -88,8 +83,8 @@ def check_bytes(name: str, width: int, height: int, nbytes: int, limit: int) -> 
     """
     if nbytes > limit:
         _too_large(
-            f"{name} header of {width} x {height} pixels: decoding and resizing it takes up to {nbytes} bytes of memory: "
-            f"expected at most max_image_bytes = {limit}; make it smaller, or raise the setting"
+            f"{name} header of {width} x {height} pixels: decoding and resizing take up to {nbytes} bytes of "
+            f"memory: expected at most max_image_bytes = {limit}; make it smaller, or raise the setting"
         )
 
 
@@ -127,8 +122,8 @@ def check_passes(width: int, height: int, scans: int) -> None:
     if width * height * scans > MAX_JPEG_PASSES:
         raise SampleError(
             "jpeg_scans",
-            f"JPEG of {width} x {height} pixels and {scans} scans: expected at most {MAX_JPEG_PASSES} pixels times scans; "
-            f"save it with fewer scans",
+            f"JPEG of {width} x {height} pixels and {scans} scans: expected at most {MAX_JPEG_PASSES} pixels times "
+            f"scans; save it with fewer scans",
         )
 
 
