@@ -88,7 +88,7 @@ def probe(
         return _probe_jpeg(data, limits, indexed)
     if name == "ICO":
         return _probe_icon(data, limits)
-    buffers, codec = _before_pillow(name, data, limits)
+    buffers = _before_pillow(name, data, limits)
     with open_image(data, name, max_pixels) as image:
         (width, height), mode = image.size, image.mode
         decoder = image.tile[0][0] if isinstance(image, ImageFile.ImageFile) and image.tile else ""
@@ -97,24 +97,24 @@ def probe(
         check_slow(name, width, height, Image.getmodebands(mode))
         buffers += 3 * width * height * (4 if mode == "I" else Image.getmodebands(mode))
     pillow_bytes = 0 if decodes_in_place(name, mode) else _PILLOW_BYTES.get(mode, 4) + (name == "GIF")
-    nbytes = decoding_bytes(name, width, height, len(data), pillow_bytes=pillow_bytes, buffers=buffers, codec=codec)
+    nbytes = decoding_bytes(name, width, height, len(data), pillow_bytes=pillow_bytes, buffers=buffers)
     check_bytes(name, width, height, nbytes, max_bytes)
     return Header(name, width, height, 0, nbytes)
 
 
-def _before_pillow(name: str, data: bytes | memoryview, limits: Limits) -> tuple[int, int]:
+def _before_pillow(name: str, data: bytes | memoryview, limits: Limits) -> int:
     """Look at what Pillow acts on when it opens a file: it makes room by what the file claims.
 
-    Returns the decoder's buffers and windows in bytes, see `decoding_bytes`.
+    Returns the decoder's buffers in bytes, see `decoding_bytes`.
     """
     width = height = 0
-    buffers = codec = 0
+    buffers = 0
     if name == "PNG":
         check_png(data)
         width, height = png_size(data)
         buffers = png_row_bytes(width)
     elif name == "TIFF":
-        codec = tiff_bytes(data)
+        buffers = tiff_bytes(data)
     elif name == "GIF":
         width, height = gif_size(data)
     elif name == "WEBP":
@@ -123,7 +123,7 @@ def _before_pillow(name: str, data: bytes | memoryview, limits: Limits) -> tuple
         check_pixels(name, width, height, limits.pixels)
         least = decoding_bytes(name, width, height, len(data), buffers=buffers)
         check_bytes(name, width, height, least, limits.nbytes)
-    return buffers, codec
+    return buffers
 
 
 def _format(data: bytes | memoryview) -> str:

@@ -21,19 +21,20 @@ _NUMBERS = {*_INTEGERS, *_OTHERS} - {1, 6}
 """Types whose values Pillow makes objects of; of small ones it keeps the bytes."""
 
 _WIDTH, _LENGTH, _BITS, _COMPRESSION = 256, 257, 258, 259
-_SAMPLES, _ROWS, _TILE_WIDTH, _TILE_LENGTH = 277, 278, 322, 323
-_LONE = {_WIDTH, _LENGTH, _COMPRESSION, _SAMPLES, _ROWS, _TILE_WIDTH, _TILE_LENGTH}
+_PHOTOMETRIC, _ORIENTATION, _SAMPLES, _ROWS, _TILE_WIDTH, _TILE_LENGTH = 262, 274, 277, 278, 322, 323
+_YCBCR = 6
+_LONE = {_WIDTH, _LENGTH, _COMPRESSION, _PHOTOMETRIC, _ORIENTATION, _SAMPLES, _ROWS, _TILE_WIDTH, _TILE_LENGTH}
 
 _LZMA, _ZSTD = 34925, 50000
 _WINDOWS = {_LZMA: 64 << 20, _ZSTD: 128 << 20}
 """What the decoder keeps of what it has decoded: xz's largest preset, and all that zstd's library allows."""
 _PLAIN = {1, 2, 3, 4, 5, 8, 32773, 32946, _LZMA, _ZSTD}
-"""Compressions that are decoded by the row; the others need a piece again, and their own picture of it."""
+"""Compressions that are decoded by the row; other decoders keep pictures of their own, and YCbCr becomes RGBA."""
 
 
 def tiff_bytes(data: bytes | memoryview) -> int:
-    """Memory that decoding the first picture of a TIFF takes beside that picture: a strip or tile, its decoder's own
-    copies of it, and the window of what it has decoded.
+    """Memory that decoding the first picture of a TIFF takes beside Pillow's 4 bytes a pixel: a strip or tile, its
+    decoder's own copies of it, the window of what it has decoded, and the picture again if it is to be turned.
 
     Raises:
         SampleError: `image_header`: tags of more numbers than a picture needs.
@@ -58,15 +59,18 @@ def tiff_bytes(data: bytes | memoryview) -> int:
 def _pieces(found: dict[int, int]) -> int:
     width, length = found.get(_WIDTH, 0), found.get(_LENGTH, 0)
     samples, bits = max(1, found.get(_SAMPLES, 1)), max(1, found.get(_BITS, 1))
-    if _TILE_WIDTH in found or _TILE_LENGTH in found:
-        pixels = found.get(_TILE_WIDTH, 0) * found.get(_TILE_LENGTH, 0)
-        width = max(width, found.get(_TILE_WIDTH, 0))
-    else:
-        pixels = width * min(length, found.get(_ROWS) or length)
+    strip, tile = (
+        width * min(length, found.get(_ROWS) or length),
+        found.get(_TILE_WIDTH, 0) * found.get(_TILE_LENGTH, 0),
+    )
+    pixels = tile or strip
     compression = found.get(_COMPRESSION, 1)
-    piece = pixels * max(4, -(-bits * samples // 8))
-    row = width * 16  # of codecs that look at the row before, and of runs
-    return row + piece * (2 if compression in _PLAIN else 5) + _WINDOWS.get(compression, 0)
+    plain = compression in _PLAIN and found.get(_PHOTOMETRIC) != _YCBCR
+    sample_bytes = -(-bits * samples // 8)
+    piece = pixels * (sample_bytes if plain else 4 * max(4, sample_bytes))
+    turned = 4 * width * length if found.get(_ORIENTATION, 1) > 1 else 0
+    row = 16 * max(width, found.get(_TILE_WIDTH, 0))  # of codecs that look at the row before, and of runs
+    return piece + turned + row + _WINDOWS.get(compression, 0)
 
 
 def _entries(data: bytes | memoryview) -> Iterator[tuple[int, int, int, int]]:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, NoReturn
 
 from owl_stream.errors import SampleError
+from owl_stream.layouts.grid import GRIDS
 
 MAX_JPEG_PASSES = 1 << 30
 """Pixels times scans of a JPEG: each scan is a pass over the whole image. Encoders write about ten scans."""
@@ -35,16 +36,15 @@ class Limits(NamedTuple):
 
 
 def decoding_bytes(
-    name: str, width: int, height: int, file_bytes: int, *, pillow_bytes: int = 0, buffers: int = 0, codec: int = 0
+    name: str, width: int, height: int, file_bytes: int, *, pillow_bytes: int = 0, buffers: int = 0
 ) -> int:
     """Memory that decoding takes at its peak, in bytes, the pixels (4 bytes each) included.
 
     `pillow_bytes`: of a pixel in the picture that Pillow builds beside ours, 0 where it decodes right into ours.
-    `buffers` of the decoder stand beside its own picture and are gone before that is converted; `codec` bytes are
-    counted on top.
+    `buffers` of the decoder stand beside its own picture and are gone before that is converted.
     """
     pixels = width * height
-    fixed = _COPIES.get(name, 2) * file_bytes + 2 * _POINTER_BYTES * height + codec
+    fixed = _COPIES.get(name, 2) * file_bytes + 2 * _POINTER_BYTES * height
     if name in _BYTES_A_PIXEL:
         return fixed + _BYTES_A_PIXEL[name] * pixels
     decoding, converting = 4 * pixels + buffers, (4 + pillow_bytes) * pixels
@@ -73,6 +73,11 @@ def _weight_bytes(size: int, to_size: int) -> int:
 def targets(grid: tuple[int, int] | None, size: int) -> list[tuple[int, int]]:
     """Width and height of what a picture is brought to: one crop, and with a grid (rows, columns) its cells."""
     return [(size, size)] if grid is None else [(size, size), (grid[1] * size, grid[0] * size)]
+
+
+def target_bytes(size: int) -> int:
+    """Memory that a resizer writes to, for crops of `size` x `size`: the recipe decides it, not a picture."""
+    return 2 * 4 * max(rows * cols for rows, cols in GRIDS) * size * size
 
 
 def check_bytes(name: str, width: int, height: int, nbytes: int, limit: int) -> None:

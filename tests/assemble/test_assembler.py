@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from owl_stream.assemble import STAGES, Assembler, Dataset, Header, Job, decode
+from owl_stream.assemble import STAGES, Assembler, Dataset, Header, Job, SampleLimits, decode
 from owl_stream.assemble.files import MAX_OPEN_SHARDS
 from owl_stream.assemble.images import Pixels
 from owl_stream.errors import (
@@ -492,7 +492,7 @@ def test_a_cpu_budget_is_set_for_each_sample_and_lifted_after(
     monkeypatch.setattr(DECODE, watched)
     job, assembler = dataset.job(0, 0, 0, 0, 1, 2), dataset.assembler()
     buffer = memoryview(bytearray(dataset.capacity(job)))
-    assembler.assemble(job, buffer, sample_cpu_s=1000)
+    assembler.assemble(job, buffer, limits=SampleLimits(1000, 1000))
     assert len(limits) == 2
     assert all(900 < left <= 1001 for left in limits)
     assert resource.getrlimit(resource.RLIMIT_CPU) == before
