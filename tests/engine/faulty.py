@@ -23,9 +23,9 @@ class FaultyFactory:
     """Makes assemblers that misbehave at the sample whose bytes hash to `digest`.
 
     `fault`: a signal's name (the process kills itself with it), "spin" (burns CPU), "stall" (waits), or "unopened" (no
-    assembler is ever made: the process is killed before), "memory" (its decoder raises MemoryError), "hoard" (its decoder
-    takes two GiB) or "crowd" (it takes them only while other rows are in the job). With a `once` path it happens only
-    while that file does not exist.
+    assembler is ever made: the process is killed before), "memory" (its decoder raises MemoryError), "hoard" (its
+    decoder takes two GiB) or "crowd" (only while other rows are in the job). With a `once` path it happens
+    only while that file does not exist.
     """
 
     real: AssemblerFactory
@@ -67,9 +67,9 @@ class FaultyAssembler:
 
     def _decoded(self, data: bytes | memoryview, header: Header) -> Decoded:
         assert self._job is not None
-        if self._job.row_at(self._row).digest == self._factory.digest:
-            if self._factory.fault != "crowd" or len(self._job.rows) > 1:
-                self._harm()
+        crowded = self._factory.fault != "crowd" or len(self._job.rows) > 1
+        if crowded and self._job.row_at(self._row).digest == self._factory.digest:
+            self._harm()
         return self._decode(data, header)
 
     def _harm(self) -> None:
