@@ -11,11 +11,15 @@ import socket
 import subprocess
 import sys
 from collections import deque
+from pathlib import Path
 
 from owl_stream.assemble import Assembled, Dataset, Job, SampleLimits
 from owl_stream.engine.channel import NO_MEMORY_EXIT, Done, Open, Work, receive, send
 from owl_stream.engine.slabs import Slab
 from owl_stream.errors import OwlStreamError
+
+_LOOK_S = 1.0
+"""How long a worker past its deadline is watched."""
 
 
 class WorkerDiedError(Exception):
@@ -102,6 +106,19 @@ class WorkerHandle:
         self._jobs.remove(slab)
         assert done.assembled is not None
         return done.assembled
+
+    async def at_work(self) -> bool:
+        """Whether the process uses CPU time now; one that waits for storage does not."""
+        before = self._cpu_ticks()
+        await asyncio.sleep(_LOOK_S)
+        return self._cpu_ticks() - before > _LOOK_S * os.sysconf("SC_CLK_TCK") / 20
+
+    def _cpu_ticks(self) -> int:
+        try:
+            fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            return 0
+        return int(fields[11]) + int(fields[12])
 
     async def open(self, dataset: Dataset) -> None:
         """Have the assembler of a dataset at hand.

@@ -91,8 +91,7 @@ class ProcessEngine(Engine):
         super().__init__(share_bytes)
         self._workers = workers or usable_cores()
         self._job_timeout_s, self._lone_cpu_s = job_timeout_s, lone_cpu_s
-        # A sample that costs CPU time is not to be taken for storage that stalls.
-        self._sample_cpu_s = min(sample_cpu_s, lone_cpu_s, max(1, int(job_timeout_s / 2)))
+        self._sample_cpu_s = min(sample_cpu_s, lone_cpu_s)
         self._slabs = SlabPool(KEEP_FREE_BYTES, self._dropped)
         self._errands: FairQueue[_Errand] = FairQueue()
         self._runners: list[asyncio.Task[None]] = []
@@ -286,7 +285,7 @@ class ProcessEngine(Engine):
         """Assemble a job in a worker of its own, with limits that no setting changes, and throw the frame away."""
         slab = self._slab(dataset.capacity(job))
         try:
-            worker = WorkerHandle(self._job_timeout_s + 2 * self._lone_cpu_s)
+            worker = WorkerHandle(self._job_timeout_s + 4 * self._lone_cpu_s)
         except BaseException:
             self._slabs.give(slab)
             raise
@@ -334,10 +333,7 @@ class ProcessEngine(Engine):
             errand.slab = self._slab(errand.capacity)
             result = await worker.assemble(errand.dataset, errand.job, errand.slab, errand.limits)
         except TimeoutError:
-            error = ReadError(
-                f"{errand.job}: not assembled within {self._job_timeout_s:g} s of wall time; storage seems to stall, "
-                f"look at it, then ask again"
-            )
+            error = await self._late(worker, errand)
         except (WorkerDiedError, OwlStreamError, OSError, MemoryError) as exc:
             error = exc
         except Exception as exc:
@@ -349,6 +345,15 @@ class ProcessEngine(Engine):
             errand.result.set_exception(error)
         elif result is not None:
             errand.result.set_result(result)
+
+    async def _late(self, worker: WorkerHandle | None, errand: _Errand) -> Exception:
+        """Why a worker was late: the storage, unless it is at work. Then its sample is as good as out of CPU time."""
+        if worker is not None and errand.slab is not None and errand.slab.row >= 0 and await worker.at_work():
+            return WorkerDiedError(errand.slab.row, -signal.SIGXCPU, True)
+        return ReadError(
+            f"{errand.job}: not assembled within {self._job_timeout_s:g} s of wall time; storage seems to stall, "
+            f"look at it, then ask again"
+        )
 
     async def _living(self, place: int) -> WorkerHandle:
         """The worker at `place`, replaced if it has died.

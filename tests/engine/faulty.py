@@ -50,7 +50,9 @@ class FaultyAssembler:
         if factory.fault in _OF_MEMORY:
             real._decoder.decode = self._decoded  # type: ignore[method-assign] # where a decoder would fail
 
-    def assemble(self, job: Job, buffer: memoryview, progress: Progress, **options: Any) -> Assembled:
+    def assemble(
+        self, job: Job, buffer: memoryview, progress: Progress = lambda row: None, **options: Any
+    ) -> Assembled:
         """As the real one, but for the fault."""
 
         self._job = job
