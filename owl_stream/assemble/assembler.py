@@ -292,7 +292,7 @@ class _Assembly:
             OutOfMemoryError: see `Assembler.assemble`.
         """
         try:
-            with self._memory_of(place):
+            with self._memory_of(place, row):
                 return self._draw_once(place, row, out)
         except MemoryError as exc:
             if self._limits is not None:
@@ -303,9 +303,9 @@ class _Assembly:
         except MemoryError as exc:
             raise self._condemned(place, row, NO_MEMORY) from exc
 
-    def _memory_of(self, place: int) -> AbstractContextManager[None]:
+    def _memory_of(self, place: int, row: Row) -> AbstractContextManager[None]:
         limits = self._limits
-        if limits is None or self._job.row_at(place).digest in limits.proven:
+        if limits is None or not row.pictures or self._job.row_at(place).digest in limits.proven:
             return nullcontext()
         return at_most_more(self._of._sample_bytes)
 

@@ -12,6 +12,7 @@ from typing import NamedTuple, NoReturn
 from PIL import Image, ImageFile, features
 from PIL.IcoImagePlugin import IcoFile
 
+from owl_stream.assemble.avif import coded_pixels
 from owl_stream.assemble.claims import check_icon, gif_size, webp_size
 from owl_stream.assemble.jpeg import read_jpeg, refuse_truncated
 from owl_stream.assemble.pillow import decodes_in_place, open_image, translated
@@ -89,6 +90,8 @@ def probe(
     if name == "ICO":
         return _probe_icon(data, limits)
     buffers = _before_pillow(name, data, limits)
+    coded = coded_pixels(data) if name == "AVIF" else []
+    buffers += 8 * (sum(coded) - max(coded, default=0))  # alpha and tiles, beside the largest
     with open_image(data, name, max_pixels) as image:
         (width, height), mode = image.size, image.mode
         decoder = image.tile[0][0] if isinstance(image, ImageFile.ImageFile) and image.tile else ""
@@ -97,7 +100,9 @@ def probe(
         check_slow(name, width, height, Image.getmodebands(mode))
         buffers += 3 * width * height * (4 if mode == "I" else Image.getmodebands(mode))
     pillow_bytes = 0 if decodes_in_place(name, mode) else _PILLOW_BYTES.get(mode, 4) + (name == "GIF")
-    nbytes = decoding_bytes(name, width, height, len(data), pillow_bytes=pillow_bytes, buffers=buffers)
+    nbytes = decoding_bytes(
+        name, width, height, len(data), pillow_bytes=pillow_bytes, buffers=buffers, coded=max(coded, default=0)
+    )
     check_bytes(name, width, height, nbytes, max_bytes)
     return Header(name, width, height, 0, nbytes)
 

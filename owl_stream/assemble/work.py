@@ -36,17 +36,18 @@ class Limits(NamedTuple):
 
 
 def decoding_bytes(
-    name: str, width: int, height: int, file_bytes: int, *, pillow_bytes: int = 0, buffers: int = 0
+    name: str, width: int, height: int, file_bytes: int, *, pillow_bytes: int = 0, buffers: int = 0, coded: int = 0
 ) -> int:
     """Memory that decoding takes at its peak, in bytes, the pixels (4 bytes each) included.
 
     `pillow_bytes`: of a pixel in the picture that Pillow builds beside ours, 0 where it decodes right into ours.
-    `buffers` of the decoder stand beside its own picture and are gone before that is converted.
+    `buffers` of the decoder stand beside its own picture and are gone before that is converted. `coded`: pixels of the
+    picture in the file, which may be more than are shown.
     """
-    pixels = width * height
+    pixels = max(width * height, coded)
     fixed = _COPIES.get(name, 2) * file_bytes + 2 * _POINTER_BYTES * height
     if name in _BYTES_A_PIXEL:
-        return fixed + _BYTES_A_PIXEL[name] * pixels
+        return fixed + _BYTES_A_PIXEL[name] * pixels + buffers
     decoding, converting = 4 * pixels + buffers, (4 + pillow_bytes) * pixels
     return fixed + max(decoding, converting)
 

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
+from owl_stream.assemble.avif import coded_pixels
 from owl_stream.assemble.header import probe
 from owl_stream.assemble.images import decode
 from owl_stream.assemble.limits import at_most_more
@@ -179,6 +180,26 @@ def test_fault_130_a_webp_that_claims_a_huge_canvas_is_refused(kind: bytes) -> N
     data = b"RIFF" + struct.pack("<I", 4 + 8 + len(body)) + b"WEBP" + kind + struct.pack("<I", len(body)) + body
     with at_most_more(100 << 20):
         assert refusal(data, max_pixels=1 << 30).reason == "image_too_large"
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow has no AVIF")
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_fault_130_an_avif_that_holds_more_than_it_shows_is_refused(mode: str) -> None:
+    """The decoder would make all of it, and then scale it to the few pixels that the header says."""
+    data = bytearray(encode(Image.new(mode, (4000, 4000)), "AVIF", speed=10))
+    size_at = data.index(b"ispe") + 8
+    data[size_at : size_at + 8] = struct.pack(">II", 64, 64)
+    assert coded_pixels(bytes(data)) == [4000 * 4000] * (1 + (mode == "RGBA"))
+    assert refusal(bytes(data)).reason == "image_too_large"
+    for cut in range(0, len(data), 7):
+        coded_pixels(data[:cut])  # whatever is cut off, it says nothing or a size
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow has no AVIF")
+def test_the_first_picture_of_an_avif_sequence_is_measured() -> None:
+    """Files of several pictures say twice where the first one is."""
+    frames = [Image.new("RGB", (64, 48), colour) for colour in ("red", "blue")]
+    assert coded_pixels(encode(frames[0], "AVIF", save_all=True, append_images=frames[1:], speed=10)) == [64 * 48] * 2
 
 
 def _tagged(tags: Mapping[int, int], order: str = "<", *, big: bool = False) -> bytes:
