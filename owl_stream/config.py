@@ -33,6 +33,13 @@ RELEASED = {"owl3-240728": "mPLUG/mPLUG-Owl3-7B-240728", "owl3-241101": "mPLUG/m
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 
+MAX_IMAGE_BYTES = 256 << 20
+"""Of `max_image_bytes`, where nobody says otherwise: a photograph of 64 megapixels."""
+
+MAX_SAMPLE_CPU_S = 60
+"""CPU time after which a sample that is tried alone is condemned. A constant, so it is the same for all servers."""
+
+
 @dataclass(frozen=True)
 class Recipe:
     """What turns a sample into a row. Two datasets with equal recipes share a cost table.
@@ -49,6 +56,7 @@ class Recipe:
     max_length: int
     on_too_long: Literal["truncate", "skip"]
     max_image_pixels: int
+    max_image_bytes: int = MAX_IMAGE_BYTES
     chat: Literal["release", "swift"] = "release"
     on_unknown_field: Literal["count", "refuse"] = "count"
     literal_markers: bool = False
@@ -150,7 +158,9 @@ class ServerConfig(_Frozen):
         gt=0,
         description="for one assembly, or one read for a page: past it storage stalls",
     )
-    sample_cpu_s: int = Field(10, ge=1, description="CPU time one sample may cost before its decoder is stopped")
+    sample_cpu_s: int = Field(
+        10, ge=1, le=MAX_SAMPLE_CPU_S, description="CPU time after which a sample is tried again alone, with 60 s"
+    )
     grace_s: float = Field(
         5.0,
         gt=0,
@@ -183,6 +193,11 @@ class DatasetConfig(_Frozen):
     resize: Literal["simd", "pillow"] = Field("simd", description="pillow is bit-exact with the released processor")
     max_length: int = Field(4096, ge=16, le=1 << 20, description="tokens of a row")
     max_image_pixels: int = Field(100_000_000, ge=1, description="a larger header is refused unread")
+    max_image_bytes: int = Field(
+        MAX_IMAGE_BYTES,
+        ge=1 << 20,
+        description="memory that decoding and resizing one picture may take, worked out from its header",
+    )
     global_batch_size: int = Field(8, ge=1, le=1 << 16, description="rows of one optimizer step, over all ranks")
     seed: int = Field(0, ge=0, lt=1 << 63, description="of every order")
     shuffle: Literal["none", "block", "full"] = Field("full", description="block: reads few shards at a time")
@@ -214,6 +229,7 @@ class DatasetConfig(_Frozen):
             max_length=self.max_length,
             on_too_long=self.on_too_long,
             max_image_pixels=self.max_image_pixels,
+            max_image_bytes=self.max_image_bytes,
             chat=self.chat,
             on_unknown_field=self.on_unknown_field,
             literal_markers=self.literal_markers,

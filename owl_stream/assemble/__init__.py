@@ -10,10 +10,12 @@ from owl_stream.assemble.header import Header, probe
 from owl_stream.assemble.heaviest import Heaviest
 from owl_stream.assemble.images import decode
 from owl_stream.assemble.job import Job, JobRow
+from owl_stream.assemble.limits import NO_MEMORY, OutOfMemoryError, SampleLimits
 from owl_stream.assemble.measure import Measurer
 from owl_stream.assemble.tokenizer import ChatTokenizer, TokenizerFile, load_tokenizer
 
 __all__ = [
+    "NO_MEMORY",
     "STAGES",
     "Assembled",
     "Assembler",
@@ -26,6 +28,8 @@ __all__ = [
     "Job",
     "JobRow",
     "Measurer",
+    "OutOfMemoryError",
+    "SampleLimits",
     "TokenizerFile",
     "decode",
     "load_tokenizer",

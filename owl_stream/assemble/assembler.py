@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import get_args
@@ -20,8 +21,18 @@ from owl_stream.assemble.fingerprint import assembly_id
 from owl_stream.assemble.images import Decoder
 from owl_stream.assemble.job import Job, JobRow
 from owl_stream.assemble.kept import KeptRows
-from owl_stream.assemble.limits import CpuBudget, Stopwatch
+from owl_stream.assemble.limits import (
+    NO_MEMORY,
+    SLACK_BYTES,
+    CpuBudget,
+    OutOfMemoryError,
+    SampleLimits,
+    Stopwatch,
+    at_most_more,
+    give_back_memory,
+)
 from owl_stream.assemble.tokenizer import TokenizerFile
+from owl_stream.assemble.work import target_bytes
 from owl_stream.config import Recipe
 from owl_stream.errors import OwlStreamError, SampleError, WorkerError
 from owl_stream.layouts import OffsetReport, View, get_layout
@@ -110,6 +121,7 @@ class Assembler:
         self._encoder = Encoder(recipe, built, indexed=True)
         self._decoder = Decoder()
         self._cutter = Cutter(recipe.image_size, recipe.resize)
+        self._sample_bytes = recipe.max_image_bytes + SLACK_BYTES + target_bytes(recipe.image_size)
         self._filler = Row(get_layout(recipe.layout).filler(built), RowInfo("", "", "filler", "", None))
         self._files = ShardFiles(shards)
         self._kept = None if rows is None else KeptRows(shards, rows)
@@ -122,28 +134,31 @@ class Assembler:
         buffer: memoryview,
         progress: Progress = lambda row: None,
         *,
-        sample_cpu_s: int | None = None,
+        limits: SampleLimits | None = None,
     ) -> Assembled:
         """Write one whole `batch` frame into `buffer`, which holds at least `job.capacity` bytes.
 
         The frame's bytes are a pure function of the job and the bytes it names. No view of `buffer` is kept.
-        `sample_cpu_s` lets the kernel kill this process (SIGXCPU) when one sample costs more CPU time.
+        `limits` are for a process that may be killed: the kernel does so (SIGXCPU) when one sample costs more CPU time,
+        and memory is refused to its decoder. Without them, a sample for which there is no memory is tried again, then
+        masked.
 
         Raises:
             ReadError: storage failed; nothing is masked for that.
             DataChangedError: a sample is not what was indexed.
             ContractError: the batch would break its layout's contract.
             SampleError: a sample is bad and the job says "fail".
-            WorkerError: there is not enough memory.
+            OutOfMemoryError: under `limits`: the pictures of the sample that `progress` was told take too much.
+            WorkerError: there is not enough memory for the rest.
         """
         try:
-            with CpuBudget(sample_cpu_s) as budget:
-                return _Assembly(self, job, progress, budget).run(buffer)
+            with CpuBudget() as budget:
+                return _Assembly(self, job, progress, limits, budget).run(buffer)
         except BaseException as exc:
             # The traceback's frames hold views of the buffer, which its owner could not release.
             traceback.clear_frames(exc.__traceback__)
             if isinstance(exc, MemoryError):
-                raise WorkerError(f"{job}: not enough memory; give workers more, or lower max_image_pixels") from exc
+                raise WorkerError(f"{job}: not enough memory; give workers more, or lower max_image_bytes") from exc
             raise
 
     def readers(self, shard: int, *, anew: bool = False) -> Readers:
@@ -152,6 +167,12 @@ class Assembler:
             assert self._sources is not None, "there is a cache"
             self._readers[shard] = self._sources.readers([self._shards[shard].path])
         return self._readers[shard]
+
+    def free(self) -> None:
+        """Give back what is kept for the next picture."""
+        self._decoder.free()
+        self._cutter = Cutter(self._recipe.image_size, self._recipe.resize)
+        give_back_memory()
 
     def close(self) -> None:
         """Close the shards and their row tables."""
@@ -163,8 +184,10 @@ class Assembler:
 class _Assembly:
     """One job on its way."""
 
-    def __init__(self, assembler: Assembler, job: Job, progress: Progress, budget: CpuBudget) -> None:
-        self._of, self._job, self._budget = assembler, job, budget
+    def __init__(
+        self, assembler: Assembler, job: Job, progress: Progress, limits: SampleLimits | None, budget: CpuBudget
+    ) -> None:
+        self._of, self._job, self._limits, self._budget = assembler, job, limits, budget
         self._progress = progress
         self._clock = Stopwatch(*STAGES)
         self._bad: set[int] = set(job.condemned)
@@ -278,13 +301,36 @@ class _Assembly:
 
         Raises:
             SampleError: with the whole place of the fault.
+            OutOfMemoryError: see `Assembler.assemble`.
         """
+        try:
+            with self._memory_of(place, row):
+                return self._draw_once(place, row, out)
+        except MemoryError as exc:
+            if self._limits is not None:
+                raise OutOfMemoryError from exc
+        self._of.free()
+        try:
+            self._draw_once(place, row, out)
+        except MemoryError as exc:
+            raise self._condemned(place, row, NO_MEMORY) from exc
+
+    def _memory_of(self, place: int, row: Row) -> AbstractContextManager[None]:
+        limits = self._limits
+        if limits is None or not row.pictures or self._job.row_at(place).digest in limits.proven:
+            return nullcontext()
+        return at_most_more(self._of._sample_bytes)
+
+    def _condemned(self, place: int, row: Row, reason: str) -> SampleError:
+        offset = self._job.row_at(place).offset
+        return SampleError("decoder_died", reason, shard=row.info.shard, key=row.info.key, offset=offset)
+
+    def _draw_once(self, place: int, row: Row, out: NDArray[np.uint8] | None) -> None:
         self._begin(place)
         sample = self._job.row_at(place)
         shard, key = row.info.shard, row.info.key
         if sample.digest in self._job.condemned:
-            reason = self._job.condemned[sample.digest]
-            raise SampleError("decoder_died", reason, shard=shard, key=key, offset=sample.offset)
+            raise self._condemned(place, row, self._job.condemned[sample.digest])
         if out is not None and row.cache_key and self._cached(row.cache_key, out, sample.shard):
             return
         first, suspicious = 0, {}
@@ -343,7 +389,8 @@ class _Assembly:
         return mixed, batch
 
     def _begin(self, place: int) -> None:
-        self._budget.renew()
+        if self._limits is not None:
+            self._budget.renew(self._limits.cpu_of(self._job.row_at(place).digest))
         self._progress(place)
 
 

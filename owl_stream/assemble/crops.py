@@ -20,6 +20,9 @@ from owl_stream.assemble.images import Pixels
 MASKED_LEVEL = 128
 """What a masked row's crops are filled with: mid-grey, next to 0 after (x / 255 - 0.5) / 0.5."""
 
+MAX_KEPT_BYTES = 16 << 20
+"""Of what the resizer has between its two directions, for the next picture: `src_width * height * 4` bytes."""
+
 Resize = Callable[[Pixels, int, int], Pixels]
 """(pixels, width, height) -> pixels of that size, valid until the next call."""
 
@@ -67,6 +70,8 @@ class SimdResizer:
         """The pixels at another size, valid until the next call."""
         resized, target = self._targets.get((width, height)) or self._target(width, height)
         self._resizer.resize_pil(_mapped(pixels), target, self._options)
+        if 4 * pixels.shape[1] * height > MAX_KEPT_BYTES:
+            self._resizer = Resizer()  # the old one would keep its memory
         return resized
 
     def _target(self, width: int, height: int) -> tuple[Pixels, Image.Image]:

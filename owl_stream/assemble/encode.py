@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from owl_stream.assemble.header import Header, probe
+from owl_stream.assemble.work import check_bytes, resizing_bytes, targets
 from owl_stream.config import Recipe
 from owl_stream.errors import SampleError
 from owl_stream.layouts import EncodedRow, Image, Medium, Tokenizer, Video, View, get_layout
@@ -56,17 +57,30 @@ class Encoder:
             media = [(kind, [self._probe(member) for member in members]) for kind, members in _in_order(record)]
             sizes = [_medium(kind, pictures) for kind, pictures in media]
             row = self._layout.encode(record.messages, sizes, self._tokenizer, self._recipe)
+            pictures = tuple((view, media[view.medium][1][view.frame]) for view in row.views)
+            for view, picture in pictures:
+                self._weigh(view, picture)
         except SampleError as exc:
             exc.at(shard=sample.shard, key=sample.key)
             raise
-        pictures = tuple((view, media[view.medium][1][view.frame]) for view in row.views)
         return EncodedSample(sample.key, row, pictures, record.notes)
 
     def _probe(self, member: Member) -> Picture:
         try:
-            return Picture(member, probe(member.data, self._recipe.max_image_pixels, indexed=self._indexed))
+            limits = self._recipe.max_image_pixels, self._recipe.max_image_bytes
+            return Picture(member, probe(member.data, *limits, indexed=self._indexed))
         except SampleError as exc:
             exc.at(member=member.name, offset=member.offset)
+            raise
+
+    def _weigh(self, view: View, picture: Picture) -> None:
+        """Refuse a picture whose resizing would take more memory than one may: how it is cut is known only now."""
+        header, recipe = picture.header, self._recipe
+        try:
+            nbytes = resizing_bytes(header.width, header.height, targets(view.grid, recipe.image_size))
+            check_bytes(header.format, header.width, header.height, nbytes, recipe.max_image_bytes)
+        except SampleError as exc:
+            exc.at(member=picture.member.name, offset=picture.member.offset)
             raise
 
 

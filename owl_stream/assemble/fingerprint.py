@@ -20,12 +20,18 @@ from owl_stream.config import PlanSettings, Recipe
 from owl_stream.plan import PLAN_VERSION
 from owl_stream.shards import Shard
 
-MEASURE_VERSION = 3
+MEASURE_VERSION = 4
 """Raise it when a sample's text, tokens, crops or acceptance change, or the form in which rows are kept: all
-is measured again."""
+is measured again.
 
-ASSEMBLY_VERSION = 2
-"""Raise it when the pixels or texts of a frame change for equal samples and equal libraries."""
+4: what decoding and resizing take is worked out from headers, and kept with rows; more is refused than before.
+"""
+
+ASSEMBLY_VERSION = 3
+"""Raise it when the pixels or texts of a frame change for equal samples and equal libraries.
+
+3: which samples are condemned, and the words for it, no longer depend on a server's settings.
+"""
 
 
 def digest(value: object) -> str:

@@ -7,6 +7,7 @@ its high byte counts, as Pillow itself does for 16-bit colour.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +17,7 @@ from PIL import Image
 
 from owl_stream.assemble.header import Header
 from owl_stream.assemble.jpeg import scans_alone
-from owl_stream.assemble.pillow import open_image
+from owl_stream.assemble.pillow import decodes_in_place, open_image
 from owl_stream.errors import SampleError
 
 Pixels = NDArray[np.uint8]
@@ -54,6 +55,10 @@ class Decoder:
             self._memory = np.empty(min(MAX_KEPT_BYTES, nbytes + nbytes // 4), np.uint8)
         return decode(data, header, self._memory)
 
+    def free(self) -> None:
+        """Give the memory back, which also happens by itself when pixels need more."""
+        self._memory = np.empty(0, np.uint8)
+
 
 def decode(data: bytes | memoryview, header: Header, memory: NDArray[np.uint8] | None = None) -> Decoded:
     """The pixels of an image whose header `probe` has accepted; perhaps a view of `memory`, if that is given.
@@ -63,16 +68,20 @@ def decode(data: bytes | memoryview, header: Header, memory: NDArray[np.uint8] |
         MemoryError: there is not enough memory, which is not the sample's fault.
     """
     decoded = (
-        _decode_jpeg(data, header, memory) if header.format == "JPEG" else Decoded(_decode_with_pillow(data, header))
+        _decode_jpeg(data, header, memory)
+        if header.format == "JPEG"
+        else Decoded(_decode_with_pillow(data, header, memory))
     )
-    shape = decoded.pixels.shape
-    if shape != (header.height, header.width, 4):
+    _check_size(header, decoded.pixels.shape[1], decoded.pixels.shape[0])
+    return decoded
+
+
+def _check_size(header: Header, width: int, height: int) -> None:
+    if (width, height) != (header.width, header.height):
         raise SampleError(
             "image_corrupt",
-            f"{header.format}: the header says {header.width} x {header.height} pixels, "
-            f"the data is {shape[1]} x {shape[0]}",
+            f"{header.format}: the header says {header.width} x {header.height} pixels, the data is {width} x {height}",
         )
-    return decoded
 
 
 def _decode_jpeg(data: bytes | memoryview, header: Header, memory: NDArray[np.uint8] | None) -> Decoded:
@@ -85,9 +94,10 @@ def _decode_jpeg(data: bytes | memoryview, header: Header, memory: NDArray[np.ui
     pixels, complaint = _decode_strictly(data, colours, memory)
     if pixels is not None and colours == "RGBX":
         return Decoded(pixels)
+    del pixels  # Pillow needs room for its own
     if complaint:  # libjpeg tells its first warning only, so one about a scan may hide behind others
         warning = _warning_of_scans(data, colours, memory)
-    return Decoded(_decode_with_pillow(data, header), warning)
+    return Decoded(_decode_with_pillow(data, header, memory), warning)
 
 
 def _warning_of_scans(data: bytes | memoryview, colours: str, memory: NDArray[np.uint8] | None) -> str:
@@ -114,20 +124,57 @@ def _decode_strictly(
     try:
         return simplejpeg.decode_jpeg(data, colours, fastdct=False, fastupsample=False, buffer=memory), ""
     except ValueError as exc:
-        return None, " ".join(str(exc).split())
+        complaint = " ".join(str(exc).split())
+        if "nsufficient memory" in complaint or "emory allocation" in complaint:
+            raise MemoryError(complaint) from exc
+        return None, complaint
 
 
-def _decode_with_pillow(data: bytes | memoryview, header: Header) -> Pixels:
-    with open_image(data, header.format) as image:
-        if image.mode.startswith("I;16") or (image.mode == "I" and header.format == "PPM"):
-            return _widen((np.asarray(image) >> 8).astype(np.uint8))
-        return np.asarray(_drop_alpha(image).convert("RGBX"))
+def _decode_with_pillow(data: bytes | memoryview, header: Header, memory: NDArray[np.uint8] | None) -> Pixels:
+    """Where Pillow's pixels are four bytes each, it decodes right into ours. Otherwise they are converted by the piece,
+    so that beside its picture and ours there is little more."""
+    # A bitmap in an icon is opened with its mask below it. A few pixels more are not worth another error.
+    with open_image(data, header.format, 2 * header.width * header.height + 4096) as image:
+        _check_size(header, *image.size)
+        target = pixels = None
+        if decodes_in_place(header.format, image.mode):
+            pixels = _blank(header, memory)
+            image.im = target = Image.frombuffer("RGBX", image.size, pixels, "raw", "RGBX", 0, 1).im
+        image.load()
+        _check_size(header, *image.size)
+        if pixels is None or image.im is not target:
+            pixels = _blank(header, memory)
+            _convert(image, pixels)
+        return pixels
+
+
+_PIECE = 512
+"""Side of the pieces that are converted."""
+
+
+def _blank(header: Header, memory: NDArray[np.uint8] | None) -> Pixels:
+    """Zeros, as Pillow's new pictures are: some decoders leave pixels out."""
+    shape = (header.height, header.width, 4)
+    if memory is None or memory.nbytes < math.prod(shape):
+        return np.zeros(shape, np.uint8)
+    pixels = memory[: math.prod(shape)].reshape(shape)
+    pixels[...] = 0
+    return pixels
+
+
+def _convert(image: Image.Image, out: Pixels) -> None:
+    wide = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM")
+    rows = max(1, _PIECE * _PIECE // image.width)
+    columns = max(1, _PIECE * _PIECE // rows)
+    for top in range(0, image.height, rows):
+        for left in range(0, image.width, columns):
+            bottom, right = min(top + rows, image.height), min(left + columns, image.width)
+            piece = image.crop((left, top, right, bottom))
+            if wide:
+                out[top:bottom, left:right] = (np.asarray(piece) >> 8).astype(np.uint8)[:, :, None]
+            else:
+                out[top:bottom, left:right] = np.asarray(_drop_alpha(piece).convert("RGBX"))
 
 
 def _drop_alpha(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
-
-
-def _widen(grey: NDArray[np.uint8]) -> Pixels:
-    """Grey [h, w] as four equal channels."""
-    return np.repeat(grey[:, :, None], 4, axis=2)

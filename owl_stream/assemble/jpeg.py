@@ -38,15 +38,18 @@ _SHORTEST = {_APP0: 16, _APP2: 16, _APP14: 14}
 class JpegHeader(NamedTuple):
     """What the segments say.
 
-    `usual`: nothing in front of the first scan on which Pillow and libjpeg could differ. `ended`: by an EOI marker, as
-    far as it was read.
+    `usual`: nothing in front of the first scan on which Pillow and libjpeg could differ. `coefficients`: bytes of what
+    a decoder keeps between scans, where there are several. `ended`: by an EOI marker, as far as it was read. `scans`:
+    as far as it was read.
     """
 
     width: int
     height: int
     channels: int
     usual: bool
+    coefficients: int
     ended: bool = True
+    scans: int = 1
 
 
 class _Segment(NamedTuple):
@@ -68,10 +71,11 @@ def read_jpeg(data: bytes | memoryview, *, whole: bool) -> JpegHeader:
         SampleError: `image_header`, `jpeg_truncated` or `jpeg_scans`.
     """
     scans, size, usual, sequential, ended = 0, None, True, False, False
+    coefficients = 0
     for code, start, end, apart in _segments(data):
         if code == _EOI:
             if size is not None and scans:
-                return JpegHeader(*size, usual)
+                return JpegHeader(*size, usual, coefficients, scans=scans)
             ended, usual = True, False
             continue
         if not scans:
@@ -80,17 +84,28 @@ def read_jpeg(data: bytes | memoryview, *, whole: bool) -> JpegHeader:
             precision, height, width, channels = struct.unpack_from(">BHHB", data, start + 4)
             size, sequential = (width, height, channels), code in _SEQUENTIAL
             usual &= precision == 8 and channels in (1, 3, 4)
-            if not whole:
-                return JpegHeader(*size, usual)
+            coefficients = _coefficient_bytes(data, start, width, height, channels)
         if code == _SOS:
             scans += 1
             if scans > MAX_JPEG_SCANS:
                 _refuse("jpeg_scans", f"JPEG: expected at most {MAX_JPEG_SCANS} scans, got more")
+            if scans == 1 and size is not None and sequential and data[start + 4 : start + 5] == bytes([size[2]]):
+                coefficients = 0  # all channels are in it
+            if not whole and size is not None:
+                return JpegHeader(*size, usual, coefficients)
     if ended:
         _refuse("image_header", "JPEG: ends without an image")
     if size is None or scans != 1 or not sequential:
         refuse_truncated(data)
-    return JpegHeader(*size, usual, ended=False)
+    return JpegHeader(*size, usual, coefficients, ended=False)
+
+
+def _coefficient_bytes(data: bytes | memoryview, start: int, width: int, height: int, channels: int) -> int:
+    """Two bytes for each sample of each channel, in whole blocks of 8 x 8 and in units of all channels' blocks."""
+    factors = [data[place] for place in range(start + 11, start + 10 + 3 * channels, 3) if place < len(data)]
+    across, down = [max(1, factor >> 4) for factor in factors], [max(1, factor & 15) for factor in factors]
+    units = -(-width // (8 * max(across, default=1))) * -(-height // (8 * max(down, default=1)))
+    return 2 * 64 * units * sum(x * y for x, y in zip(across, down, strict=True))
 
 
 def refuse_truncated(data: bytes | memoryview) -> NoReturn:

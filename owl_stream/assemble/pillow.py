@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import io
+import re
 import threading
 import warnings
 from collections.abc import Iterator
@@ -45,20 +46,44 @@ _warnings = threading.RLock()
 """`catch_warnings` changes the process's filters: two threads inside it at once would restore the wrong ones."""
 
 
+_FOUR_BYTES = ("RGB", "RGBA", "RGBX")
+_IN_PLACE = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "PPM")
+"""Formats whose decoders write every pixel where they are told. Others build pictures of their own on the way."""
+
+
+def decodes_in_place(name: str, mode: str) -> bool:
+    """Whether pictures of this format and Pillow's mode can be decoded into four bytes a pixel of somebody else's."""
+    return name in _IN_PLACE and mode in _FOUR_BYTES
+
+
 @contextmanager
-def open_image(data: bytes | memoryview, name: str) -> Iterator[Image.Image]:
+def open_image(data: bytes | memoryview, name: str, max_pixels: int) -> Iterator[Image.Image]:
     """An image file of the format `name`, opened but not decoded; what the block does with it is translated too.
+
+    Where Pillow makes room for a picture, of whatever size, it has at most `max_pixels` (or one more).
 
     A JPEG is opened as a plain JPEG even where it is an MPO, whose first image it is.
 
     Raises:
-        SampleError: `image_truncated` or `image_corrupt`.
+        SampleError: `image_truncated`, `image_corrupt` or `image_too_large`.
         MemoryError: there is not enough memory, which is not the sample's fault.
     """
-    with translated(name):
+    with translated(name), _at_most(max_pixels, name):
         file = io.BytesIO(data)
         with JpegImageFile(file) if name == "JPEG" else Image.open(file, formats=(name,)) as image:
             yield image
+
+
+@contextmanager
+def _at_most(pixels: int, name: str) -> Iterator[None]:
+    """Pillow refuses what has more than twice its limit. It looks before it makes room by what a file claims."""
+    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, (pixels + 1) // 2
+    try:
+        yield
+    except Image.DecompressionBombError as exc:
+        raise SampleError("image_too_large", f"{name}: {_one_line(exc)}; expected at most {pixels} pixels") from exc
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
 
 
 @contextmanager
@@ -76,8 +101,14 @@ def translated(name: str) -> Iterator[None]:
         except (SampleError, MemoryError):
             raise
         except Exception as exc:  # a decoder meets hostile bytes with whatever its code path raises
+            if _WITHOUT_MEMORY.search(str(exc)):
+                raise MemoryError(f"{name}: {_one_line(exc)}") from exc
             reason = "image_truncated" if "truncated" in str(exc) else "image_corrupt"
             raise SampleError(reason, f"{name}: {_one_line(exc)}") from exc
+
+
+_WITHOUT_MEMORY = re.compile(r"out of memory|cannot allocate|decoder error -9|Insufficient memory", re.IGNORECASE)
+"""What decoders that cannot raise a MemoryError say instead."""
 
 
 def _one_line(exc: Exception) -> str:

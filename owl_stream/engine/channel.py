@@ -14,11 +14,15 @@ import struct
 from dataclasses import dataclass
 from typing import Any
 
-from owl_stream.assemble import Assembled
+from owl_stream.assemble import Assembled, SampleLimits
 from owl_stream.errors import OwlStreamError
 
 _LENGTH = struct.Struct("<Q")
 _RETRY_S = 0.001
+
+NO_MEMORY_EXIT = 77
+"""Exit code of a worker whose sample took all the memory that one may: it is replaced, for libraries that were refused
+memory are not to be trusted."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,7 @@ class Open:
 class Work:
     """To a worker: assemble `job` into slab `slab`. The slab's descriptor comes along the first time it is named.
 
-    `forget` lists slabs that are gone: the worker unmaps them.
+    `forget` lists slabs that are gone: the worker unmaps them. `limits`: what each of the job's samples may take.
     """
 
     frames: str
@@ -41,6 +45,7 @@ class Work:
     slab: int
     slab_nbytes: int
     forget: tuple[int, ...]
+    limits: SampleLimits
 
 
 @dataclass(frozen=True)

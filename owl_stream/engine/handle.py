@@ -12,10 +12,11 @@ import subprocess
 import sys
 import time
 from collections import deque
+from pathlib import Path
 
 from owl_stream import children
-from owl_stream.assemble import Assembled, Dataset, Job
-from owl_stream.engine.channel import Done, Open, Work, receive, send
+from owl_stream.assemble import Assembled, Dataset, Job, SampleLimits
+from owl_stream.engine.channel import NO_MEMORY_EXIT, Done, Open, Work, receive, send
 from owl_stream.engine.slabs import Slab
 from owl_stream.errors import OwlStreamError, ReadError
 
@@ -27,32 +28,38 @@ ENDS_S = 1.0
 DIES_S = 5.0
 """A process that was killed is gone within this time, unless the kernel waits for storage on its behalf."""
 
+_LOOK_S = 1.0
+"""How long a worker past its deadline is watched."""
+
 
 class WorkerDiedError(Exception):
     """A worker ended in the middle of its work: at which row of the job (-1: none), by which signal (0: none).
 
-    `begun` is False where it was still at a job before this one.
+    `begun` is False where it was still at a job before this one. `no_memory`: it ended by itself, because the row's
+    sample took all that one may.
     """
 
-    def __init__(self, row: int, signum: int, begun: bool) -> None:
-        super().__init__(row, signum, begun)
-        self.row, self.signum, self.begun = row, signum, begun
+    def __init__(self, row: int, code: int, begun: bool) -> None:
+        super().__init__(row, code, begun)
+        self.row, self.signum, self.begun = row, -min(code, 0), begun
+        self.no_memory = code == NO_MEMORY_EXIT
 
 
 class WorkerHandle:
     """One worker process, its socket, and what it has been given.
 
     It may be given a job before it has finished another, so that it never waits for this process: it takes them, and
-    answers, in the order in which they are sent. `sample_cpu_s` is CPU time for one sample, `timeout_s` wall time for
-    one message or one job; loading what a dataset needs may take longer.
+    answers, in the order in which they are sent. `timeout_s` is wall time for one message or one job; a job has twice
+    the `lone_cpu_s` of its limits more for each sample that may take so long, and loading what a dataset needs may take
+    longer.
     """
 
-    def __init__(self, sample_cpu_s: int, timeout_s: float) -> None:
+    def __init__(self, timeout_s: float) -> None:
         self._timeout_s = timeout_s
         self.sock, theirs = socket.socketpair()
         with theirs:
             command = [sys.executable, "-m", "owl_stream.engine.worker"]
-            arguments = [str(theirs.fileno()), str(os.getpid()), str(sample_cpu_s)]
+            arguments = [str(theirs.fileno()), str(os.getpid())]
             # Ctrl-C goes to the whole group: held here, the worker inherits that it is, and never tells of it.
             before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
             try:
@@ -85,7 +92,7 @@ class WorkerHandle:
         if slab in self._slabs:
             self._forget.add(slab)
 
-    async def assemble(self, dataset: Dataset, job: Job, slab: Slab) -> Assembled:
+    async def assemble(self, dataset: Dataset, job: Job, slab: Slab, limits: SampleLimits) -> Assembled:
         """Assemble `job` into `slab`, once the jobs before it are done: from then on its time counts.
 
         Raises:
@@ -101,21 +108,34 @@ class WorkerHandle:
                 forget, self._forget = tuple(self._forget), set()
                 self._slabs -= set(forget)
                 self._slabs.add(slab.number)
-                await self._send(Work(dataset.frames, job.to_bytes(), slab.number, slab.nbytes, forget), fd)
-            done = await self._hear(self._timeout_s)
+                await self._send(Work(dataset.frames, job.to_bytes(), slab.number, slab.nbytes, forget, limits), fd)
+            done = await self._hear(self._timeout_s + 2 * limits.lone_cpu_s * len(limits.proven))
         except OwlStreamError:
             self._jobs.remove(slab)
             raise
         except (EOFError, ConnectionError) as exc:
             self.broken = True
             # Of the jobs that it leaves behind it was at the first.
-            raise WorkerDiedError(slab.row, -min(await self.reap(), 0), self._jobs[0] is slab) from exc
+            raise WorkerDiedError(slab.row, await self.reap(), self._jobs[0] is slab) from exc
         except BaseException:
             self.broken = True
             raise
         self._jobs.remove(slab)
         assert done.assembled is not None
         return done.assembled
+
+    async def at_work(self) -> bool:
+        """Whether the process uses CPU time now; one that waits for storage does not."""
+        before = self._cpu_ticks()
+        await asyncio.sleep(_LOOK_S)
+        return self._cpu_ticks() - before > _LOOK_S * os.sysconf("SC_CLK_TCK") / 20
+
+    def _cpu_ticks(self) -> int:
+        try:
+            fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            return 0
+        return int(fields[11]) + int(fields[12])
 
     async def open(self, dataset: Dataset) -> None:
         """Have the assembler of a dataset at hand.

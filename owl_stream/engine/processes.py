@@ -1,7 +1,8 @@
 """Assembly in local worker processes: the default. Frames are written into shared memory, only descriptors are sent.
 
-A worker that dies is replaced and its frame assembled again. If a decoder crashed or ran out of CPU time on a row, that
-sample is tried once more, alone in a fresh worker; if it happens again the sample is condemned: its row is masked from
+A worker that dies is replaced and its frame assembled again. If a decoder crashed on a row, or took all CPU time or
+memory that one sample may, that sample is tried once more, alone in a fresh worker, with limits that no setting
+changes. If it fails again the sample is condemned: its row is masked from then on. If not, it has those limits from
 then on. A worker that was killed or stalled says nothing about the sample, and never masks anything.
 """
 
@@ -13,10 +14,11 @@ import dataclasses
 import logging
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from owl_stream.assemble import Assembled, Dataset, Job, JobRow
+from owl_stream.assemble import NO_MEMORY, Assembled, Dataset, Job, JobRow, SampleLimits
 from owl_stream.blocking import Running
+from owl_stream.config import MAX_SAMPLE_CPU_S
 from owl_stream.engine.consumer import Consumer
 from owl_stream.engine.cores import usable_cores
 from owl_stream.engine.fair import FairQueue
@@ -24,12 +26,12 @@ from owl_stream.engine.handle import LOADS_S, WorkerDiedError, WorkerHandle
 from owl_stream.engine.shared import Engine, EngineStatistics, Memory, SharedPlace
 from owl_stream.engine.slabs import CONTROL_BYTES, Slab, SlabPool, slab_bytes
 from owl_stream.engine.stalls import HeldBackError, Stalls
-from owl_stream.errors import OwlStreamError, ReadError, TemporaryError, WorkerError
+from owl_stream.errors import OwlStreamError, ReadError, SampleError, TemporaryError, WorkerError
 from owl_stream.machine import explained
 
 log = logging.getLogger("owl_stream.engine")
 
-CRASHES = {
+CRASHES: Mapping[int, str] = {
     signal.SIGSEGV: "the decoder crashed (SIGSEGV)",
     signal.SIGBUS: "the decoder crashed (SIGBUS)",
     signal.SIGABRT: "the decoder crashed (SIGABRT)",
@@ -55,9 +57,19 @@ class _Errand:
     job: Job
     capacity: int
     result: asyncio.Future[Assembled]
+    limits: SampleLimits
     slab: Slab | None = None
     in_turn: bool = False
     """It needs a shard that stalls, and it is its turn to try."""
+
+
+def _blamed(death: WorkerDiedError) -> str | None:
+    """What a sample has done if a worker ended at it so; None where it may have been another's fault."""
+    return NO_MEMORY if death.no_memory else CRASHES.get(death.signum)
+
+
+def _digests(job: Job) -> list[int]:
+    return [row.digest for row in (*job.rows, *job.spares) if row is not None]
 
 
 def _refuse(errand: _Errand) -> None:
@@ -68,7 +80,8 @@ class ProcessEngine(Engine):
     """Assembles in `workers` processes (default: one per usable core).
 
     `job_timeout_s` is wall time: a worker that takes longer waits for storage, is killed, and the frame is a
-    retryable error. `sample_cpu_s` is CPU time: a decoder that takes longer is killed by the kernel, and blamed.
+    retryable error. `sample_cpu_s` is CPU time: a decoder that takes longer is killed by the kernel, and its sample is
+    tried alone. `lone_cpu_s`, which decides whether it is masked, is the same for all servers: only tests change it.
     """
 
     shares_memory = True
@@ -80,10 +93,12 @@ class ProcessEngine(Engine):
         job_timeout_s: float = 120.0,
         sample_cpu_s: int = 10,
         share_bytes: int = 0,
+        lone_cpu_s: int = MAX_SAMPLE_CPU_S,
     ) -> None:
         super().__init__(share_bytes)
         self._workers = workers or usable_cores()
-        self._job_timeout_s, self._sample_cpu_s = job_timeout_s, sample_cpu_s
+        self._job_timeout_s, self._lone_cpu_s = job_timeout_s, lone_cpu_s
+        self._sample_cpu_s = min(sample_cpu_s, lone_cpu_s)
         self._slabs = SlabPool(KEEP_FREE_BYTES, self._dropped)
         self._errands: FairQueue[_Errand] = FairQueue()
         self._runners: list[asyncio.Task[None]] = []
@@ -91,6 +106,9 @@ class ProcessEngine(Engine):
         self._given = [0] * self._workers
         self._condemned: dict[tuple[str, int], str] = {}
         """By `Dataset.frames` and digest: another recipe may take less of the same sample."""
+        self._proven: set[tuple[str, int]] = set()
+        """Of samples that went well alone: they have the limits that they had there."""
+        self._alone = asyncio.Lock()
         self._restarts = 0
         self._stalls = Stalls(job_timeout_s + FORGET_S)
         self._lost: list[WorkerHandle] = []
@@ -101,7 +119,7 @@ class ProcessEngine(Engine):
         if not self._runners:
             for place in range(self._workers):
                 with contextlib.suppress(OSError):  # its runner tries again, and says what is wrong
-                    self._processes[place] = WorkerHandle(self._sample_cpu_s, self._job_timeout_s)
+                    self._processes[place] = WorkerHandle(self._job_timeout_s)
                 for number in range(HANDED):
                     runner = asyncio.create_task(self._run(place), name=f"worker-{place}-{number}")
                     runner.add_done_callback(self._ended)
@@ -199,7 +217,8 @@ class ProcessEngine(Engine):
         while tries < MAX_TRIES:
             if self._condemned:
                 job = dataclasses.replace(job, condemned=self._condemned_in(dataset, job))
-            errand = _Errand(dataset, job, dataset.capacity(job), asyncio.get_running_loop().create_future())
+            result: asyncio.Future[Assembled] = asyncio.get_running_loop().create_future()
+            errand = _Errand(dataset, job, dataset.capacity(job), result, self._limits(dataset, job))
             try:
                 async with self._stalls.turn(dataset, job, self._job_timeout_s) as errand.in_turn:
                     self._check_lost(errand)
@@ -212,8 +231,9 @@ class ProcessEngine(Engine):
                 if not death.begun:  # of whatever it was at before
                     continue
                 tries += 1
-                log.warning("a worker died at row %d of %s, try %d: signal %d", death.row, job, tries, death.signum)
-                if death.signum in CRASHES and death.row >= 0:
+                how = "no memory for it" if death.no_memory else f"signal {death.signum}"
+                log.warning("a worker died at row %d of %s, try %d: %s", death.row, job, tries, how)
+                if _blamed(death) and death.row >= 0:
                     await self._try_alone(dataset, job, job.row_at(death.row))
             except BaseException:
                 self._give_back(errand)
@@ -263,28 +283,54 @@ class ProcessEngine(Engine):
         return Memory(view, assembled, release, slab_bytes(capacity), place)
 
     def _condemned_in(self, dataset: Dataset, job: Job) -> dict[int, str]:
-        digests = [row.digest for row in (*job.rows, *job.spares) if row is not None]
-        found = {digest: self._condemned.get((dataset.frames, digest)) for digest in digests}
+        found = {digest: self._condemned.get((dataset.frames, digest)) for digest in _digests(job)}
         return {digest: reason for digest, reason in found.items() if reason is not None}
 
+    def _limits(self, dataset: Dataset, job: Job) -> SampleLimits:
+        proven = (
+            (digest for digest in _digests(job) if (dataset.frames, digest) in self._proven) if self._proven else ()
+        )
+        return SampleLimits(self._sample_cpu_s, self._lone_cpu_s, frozenset(proven))
+
     async def _try_alone(self, dataset: Dataset, job: Job, row: JobRow) -> None:
-        """Condemn a sample if its decoder crashes again with nothing else around."""
-        alone = dataclasses.replace(job, rows=(row,), spares=(), condemned={})
-        slab = self._slabs.take(dataset.capacity(alone))
+        """Condemn a sample if its decoder fails again with nothing else around; give it those limits if it does not.
+
+        One at a time, so that it is never more than one worker that is there beside the others.
+        """
+        sample = (dataset.frames, row.digest)
+        async with self._alone:
+            if sample in self._condemned or sample in self._proven:
+                return  # another job with it was quicker
+            try:
+                await self._assemble_alone(dataset, dataclasses.replace(job, rows=(row,), spares=(), condemned={}))
+            except WorkerDiedError as death:
+                reason = _blamed(death)
+                if reason is not None and death.row >= 0:
+                    self._condemned[sample] = reason
+                    log.warning("the sample @ %d of shard %d is masked from now on: %s", row.offset, row.shard, reason)
+            except SampleError:  # found bad, which it is told for again
+                self._proven.add(sample)
+            except (OwlStreamError, TimeoutError) as exc:
+                log.warning("trying a suspected sample alone ended otherwise: %s", exc)
+            else:
+                self._proven.add(sample)
+
+    async def _assemble_alone(self, dataset: Dataset, job: Job) -> None:
+        """Assemble a job in a worker of its own, with limits that no setting changes, and throw the frame away."""
+        slab = self._slab(dataset.capacity(job))
         try:
-            worker = WorkerHandle(self._sample_cpu_s, self._job_timeout_s)
+            worker = WorkerHandle(self._job_timeout_s + 4 * self._lone_cpu_s)
         except BaseException:
             self._slabs.give(slab)
             raise
         try:
-            await worker.assemble(dataset, alone, slab)
-        except WorkerDiedError as death:
-            if death.signum in CRASHES:
-                self._condemned[dataset.frames, row.digest] = CRASHES[signal.Signals(death.signum)]
-        except (OwlStreamError, TimeoutError) as exc:
-            log.warning("trying a suspected sample alone ended otherwise: %s", exc)
+            await worker.assemble(dataset, job, slab, SampleLimits(self._lone_cpu_s, self._lone_cpu_s))
         finally:
-            await worker.kill()
+            try:
+                await worker.kill()
+            except BaseException:
+                self._slabs.discard(slab)  # it may still write
+                raise
             self._slabs.give(slab)
 
     async def _run(self, place: int) -> None:
@@ -357,14 +403,11 @@ class ProcessEngine(Engine):
         worker: WorkerHandle | None = None
         try:
             worker = await self._living(place)
-            # Not before there is a worker: the less memory goes round, the more of it is in a cache.
+            # Not before there is a worker: fewer slabs stay cache-warm.
             errand.slab = self._slab(errand.capacity)
-            result = await worker.assemble(errand.dataset, errand.job, errand.slab)
+            result = await worker.assemble(errand.dataset, errand.job, errand.slab, errand.limits)
         except TimeoutError:
-            error = ReadError(
-                f"{errand.job}: not assembled within {self._job_timeout_s:g} s of wall time; storage seems to stall, "
-                f"look at it, then ask again"
-            )
+            error = await self._late(worker, errand)
         except (WorkerDiedError, OwlStreamError, OSError, MemoryError) as exc:
             error = exc
         except Exception as exc:
@@ -376,6 +419,15 @@ class ProcessEngine(Engine):
             errand.result.set_exception(error)
         elif result is not None:
             errand.result.set_result(result)
+
+    async def _late(self, worker: WorkerHandle | None, errand: _Errand) -> Exception:
+        """Why a worker was late: the storage, unless it is at work. Then its sample is as good as out of CPU time."""
+        if worker is not None and errand.slab is not None and errand.slab.row >= 0 and await worker.at_work():
+            return WorkerDiedError(errand.slab.row, -signal.SIGXCPU, True)
+        return ReadError(
+            f"{errand.job}: not assembled within {self._job_timeout_s:g} s of wall time; storage seems to stall, "
+            f"look at it, then ask again"
+        )
 
     async def _living(self, place: int) -> WorkerHandle:
         """The worker at `place`, replaced if it has died.
@@ -390,6 +442,6 @@ class ProcessEngine(Engine):
                 if worker is not None and worker.lost_at:
                     self._lost.append(worker)
                 self._processes[place] = None
-                self._processes[place] = WorkerHandle(self._sample_cpu_s, self._job_timeout_s)
+                self._processes[place] = WorkerHandle(self._job_timeout_s)
                 self._restarts += 1
         return worker

@@ -15,8 +15,8 @@ import socket
 import sys
 from collections.abc import Callable
 
-from owl_stream.assemble import Assembler, Job
-from owl_stream.engine.channel import Done, Open, Work, receive_blocking, send_blocking
+from owl_stream.assemble import Assembler, Job, OutOfMemoryError
+from owl_stream.engine.channel import NO_MEMORY_EXIT, Done, Open, Work, receive_blocking, send_blocking
 from owl_stream.engine.slabs import CONTROL_BYTES
 from owl_stream.errors import OwlStreamError, WorkerError
 from owl_stream.inert import guard_stderr
@@ -25,10 +25,10 @@ _PR_SET_PDEATHSIG = 1
 
 
 class Worker:
-    """Serves one socket until it closes. `sample_cpu_s` is the CPU time that one sample may cost."""
+    """Serves one socket until it closes."""
 
-    def __init__(self, sock: socket.socket, sample_cpu_s: int) -> None:
-        self._sock, self._sample_cpu_s = sock, sample_cpu_s
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
         self._assemblers: dict[str, Assembler] = {}
         self._maps: dict[int, mmap.mmap] = {}
 
@@ -48,6 +48,8 @@ class Worker:
                 self._assemblers[message.frames] = factory()
                 return Done(None)
             return self._work(message, fd)
+        except OutOfMemoryError:
+            os._exit(NO_MEMORY_EXIT)  # the slab tells at which row
         except OwlStreamError as exc:
             return Done(None, exc)
         except Exception as exc:
@@ -67,7 +69,7 @@ class Worker:
 
         with memoryview(slab) as whole, whole[CONTROL_BYTES:] as memory:
             assembled = self._assemblers[work.frames].assemble(
-                Job.from_bytes(work.job), memory, progress, sample_cpu_s=self._sample_cpu_s
+                Job.from_bytes(work.job), memory, progress, limits=work.limits
             )
         return Done(assembled)
 
@@ -81,15 +83,15 @@ def die_with_parent(parent: int) -> None:
 
 
 def main() -> None:
-    """Entry point: arguments are the socket's descriptor, the parent's pid and the CPU seconds for one sample."""
+    """Entry point: arguments are the socket's descriptor and the parent's pid."""
     guard_stderr()
-    fd, parent, sample_cpu_s = (int(argument) for argument in sys.argv[1:4])
+    fd, parent = (int(argument) for argument in sys.argv[1:3])
     die_with_parent(parent)
     # Ctrl-C and a service manager signal the whole group: the server alone decides when workers stop.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     with socket.socket(fileno=fd) as sock:
-        Worker(sock, sample_cpu_s).run()
+        Worker(sock).run()
 
 
 if __name__ == "__main__":

@@ -153,7 +153,11 @@ class Metrics(Collector):
         yield _counter("engine_assembled", "Frames assembled.", [((), engine.assembled)])
         yield _counter("engine_shared", "Frames that joined another's assembly.", [((), engine.shared)])
         yield _counter("engine_restarts", "Workers replaced.", [((), engine.restarts)])
-        yield _gauge("engine_condemned", "Samples whose decoder crashed or ran away twice.", [((), engine.condemned)])
+        yield _gauge(
+            "engine_condemned",
+            "Samples whose decoder crashed, ran away or took too much memory twice.",
+            [((), engine.condemned)],
+        )
         yield _counter("assembly_failures", "Assemblies that failed, by error.", _by_label(failed), "code")
         yield _counter("contract_violations", "Batches that broke their layout and were not sent.", [((), violations)])
         yield _counter("stage_seconds", "Seconds of work and waiting by stage.", _by_label(seconds), "stage")

@@ -14,8 +14,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from owl_stream.assemble import STAGES, Assembler, Dataset, Header, Job, decode
-from owl_stream.assemble.files import MAX_OPEN_SHARDS
+from owl_stream.assemble import (
+    NO_MEMORY,
+    STAGES,
+    Assembler,
+    Dataset,
+    Header,
+    Job,
+    OutOfMemoryError,
+    SampleLimits,
+    decode,
+)
+from owl_stream.assemble.files import MAX_OPEN_SHARDS, ShardFiles
 from owl_stream.assemble.images import Pixels
 from owl_stream.errors import (
     ContractError,
@@ -447,20 +457,46 @@ def test_a_failing_assembly_lets_go_of_the_buffer(tmp_path: Path, opened: list[D
     assembler.close()
 
 
-def test_memory_that_runs_out_is_nobodys_fault(
+def test_memory_that_runs_out_while_reading_is_nobodys_fault(
     tmp_path: Path, opened: list[Dataset], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A MemoryError in a decoder is retryable and masks nothing."""
+    """A MemoryError outside of decoding is retryable and masks nothing."""
     dataset = make_dataset(tmp_path, [good("a", 1)], global_batch_size=1)
     opened.append(dataset)
 
     def exhausted(*args: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(DECODE, exhausted)
+    monkeypatch.setattr(ShardFiles, "read", exhausted)
     with pytest.raises(WorkerError, match="not enough memory") as caught:
         run_at(dataset, 0, size=1)
     assert caught.value.retryable
+
+
+def test_fault_131_memory_that_runs_out_while_decoding_masks_where_there_is_nobody_to_ask(
+    tmp_path: Path, opened: list[Dataset], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under limits it is the engine's matter; without, the second time decides, and memory was given back before."""
+    dataset = make_dataset(tmp_path, [good("a", 1), good("b", 2)], global_batch_size=2)
+    opened.append(dataset)
+    job, assembler, tries = dataset.job(0, 0, 0, 0, 1, 2), dataset.assembler(), 0
+    buffer = memoryview(bytearray(dataset.capacity(job)))
+
+    def exhausted(*args: object) -> None:
+        nonlocal tries
+        tries += 1
+        raise MemoryError
+
+    monkeypatch.setattr(DECODE, exhausted)
+    with pytest.raises(OutOfMemoryError):
+        assembler.assemble(job, buffer, limits=SampleLimits(1000, 1000))
+    assert tries == 1
+    buffer.release()  # BufferError, if the error that is still held held a view
+    made = run_job(dataset, job, assembler)
+    assert [row.status for row in made.rows] == ["masked"] * 2
+    assert NO_MEMORY in made.rows[0].reason
+    assert tries == 5
+    assembler.close()
 
 
 def test_progress_names_the_sample_at_work(tmp_path: Path, opened: list[Dataset]) -> None:
@@ -492,7 +528,7 @@ def test_a_cpu_budget_is_set_for_each_sample_and_lifted_after(
     monkeypatch.setattr(DECODE, watched)
     job, assembler = dataset.job(0, 0, 0, 0, 1, 2), dataset.assembler()
     buffer = memoryview(bytearray(dataset.capacity(job)))
-    assembler.assemble(job, buffer, sample_cpu_s=1000)
+    assembler.assemble(job, buffer, limits=SampleLimits(1000, 1000))
     assert len(limits) == 2
     assert all(900 < left <= 1001 for left in limits)
     assert resource.getrlimit(resource.RLIMIT_CPU) == before

@@ -110,7 +110,7 @@ def test_other_decoders_of_pillow_never_meet_the_data(fmt: str) -> None:
 def test_avif_is_read() -> None:
     """Its size is known before a pixel is decoded, and held against the limit."""
     data = picture(123, 45, fmt="AVIF")
-    assert probe(data, PIXELS) == ("AVIF", 123, 45, 0)
+    assert probe(data, PIXELS)[:4] == ("AVIF", 123, 45, 0)
     assert refusal(data, 1000) == "image_too_large"
 
 
@@ -131,9 +131,9 @@ def icon(content: bytes, width: int = 16, height: int = 16, bits: int = 32) -> b
 def test_an_icon_has_the_size_of_the_picture_in_it() -> None:
     """The directory's numbers end at 256; the picture's own header counts, as it does for Pillow."""
     png = encode(Image.new("RGB", (300, 200), "red"), "PNG")
-    assert probe(icon(png), PIXELS) == ("ICO", 300, 200, 0)
+    assert probe(icon(png), PIXELS)[:4] == ("ICO", 300, 200, 0)
     bitmap = struct.pack("<IiiHHIIiiII", 40, 30, 2 * 20, 1, 32, 0, 0, 0, 0, 0, 0) + bytes(30 * 20 * 4)
-    assert probe(icon(bitmap), PIXELS) == ("ICO", 30, 20, 0)
+    assert probe(icon(bitmap), PIXELS)[:4] == ("ICO", 30, 20, 0)
 
 
 @pytest.mark.parametrize("kind", ["png", "bitmap"])
@@ -176,7 +176,7 @@ def test_pillows_own_limit_never_warns() -> None:
     """An image beyond Pillow's 89 megapixels is fine where the recipe allows it."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert probe(encode(Image.new("1", (10_000, 9_900)), "PNG"), PIXELS).width == 10_000
+        assert probe(encode(Image.new("1", (10_000, 9_900)), "PNG"), PIXELS, 1 << 30).width == 10_000
 
 
 @pytest.mark.parametrize("kind", [b"zTXt", b"iTXt", b"iCCP"])

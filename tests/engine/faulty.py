@@ -9,8 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from owl_stream.assemble import Assembled, Assembler, AssemblerFactory, Job
+import numpy as np
+
+from owl_stream.assemble import Assembled, Assembler, AssemblerFactory, Header, Job
 from owl_stream.assemble.assembler import Progress
+from owl_stream.assemble.images import Decoded
+
+_OF_MEMORY = ("memory", "hoard", "crowd")
 
 
 @dataclass(frozen=True)
@@ -18,8 +23,9 @@ class FaultyFactory:
     """Makes assemblers that misbehave at the sample whose bytes hash to `digest`.
 
     `fault`: a signal's name (the process kills itself with it), "spin" (burns CPU), "stall" (waits), or "unopened" (no
-    assembler is ever made: the process is killed before). With a `once` path it happens only while that file does not
-    exist.
+    assembler is ever made: the process is killed before), "memory" (its decoder raises MemoryError), "hoard" (its
+    decoder takes two GiB) or "crowd" (only while other rows are in the job). With a `once` path it happens
+    only while that file does not exist.
     """
 
     real: AssemblerFactory
@@ -39,18 +45,34 @@ class FaultyAssembler:
 
     def __init__(self, real: Assembler, factory: FaultyFactory) -> None:
         self._real, self._factory = real, factory
+        self._decode, self._row = real._decoder.decode, -1
+        self._job: Job | None = None
+        if factory.fault in _OF_MEMORY:
+            real._decoder.decode = self._decoded  # type: ignore[method-assign] # where a decoder would fail
 
-    def assemble(self, job: Job, buffer: memoryview, progress: Progress, **options: Any) -> Assembled:
+    def assemble(
+        self, job: Job, buffer: memoryview, progress: Progress = lambda row: None, **options: Any
+    ) -> Assembled:
         """As the real one, but for the fault."""
+
+        self._job = job
 
         def harmful(row: int) -> None:
             progress(row)
-            if row >= 0:
+            self._row = row
+            if row >= 0 and self._factory.fault not in _OF_MEMORY:
                 digest = job.row_at(row).digest
                 if digest == self._factory.digest and digest not in job.condemned:
                     self._harm()
 
         return self._real.assemble(job, buffer, harmful, **options)
+
+    def _decoded(self, data: bytes | memoryview, header: Header) -> Decoded:
+        assert self._job is not None
+        crowded = self._factory.fault != "crowd" or len(self._job.rows) > 1
+        if crowded and self._job.row_at(self._row).digest == self._factory.digest:
+            self._harm()
+        return self._decode(data, header)
 
     def _harm(self) -> None:
         if self._factory.once is not None:
@@ -60,6 +82,10 @@ class FaultyAssembler:
         if self._factory.fault == "spin":
             while True:
                 pass
+        elif self._factory.fault == "memory":
+            raise MemoryError
+        elif self._factory.fault in _OF_MEMORY:
+            np.empty(2 << 30, np.uint8)
         elif self._factory.fault == "stall":
             time.sleep(3600)
         else:

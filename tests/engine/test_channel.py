@@ -58,7 +58,7 @@ def test_a_message_that_a_worker_does_not_read_has_a_deadline() -> None:
     large: Any = SimpleNamespace(frames="large", assembler_factory=bytes(8 << 20))
 
     async def run() -> None:
-        worker = WorkerHandle(10, 0.5)
+        worker = WorkerHandle(0.5)
         try:
             worker.process.send_signal(signal.SIGSTOP)
             with pytest.raises(TimeoutError):

@@ -33,6 +33,7 @@ OTHERWISE: dict[str, Any] = {
     "resize": "pillow",
     "max_length": 60,
     "max_image_pixels": 1000,
+    "max_image_bytes": 1 << 20,
     "global_batch_size": 8,
     "seed": 1,
     "shuffle": "block",

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from owl_stream.assemble import AssemblerFactory, Dataset
+from owl_stream.assemble import AssemblerFactory, Dataset, SampleLimits
 from owl_stream.engine import Coordinate, Engine, InlineEngine, ProcessEngine
 from owl_stream.engine.handle import WorkerDiedError, WorkerHandle
 from owl_stream.engine.slabs import CONTROL_BYTES, SlabPool
@@ -95,7 +95,7 @@ def test_fault_62_only_the_sample_that_harms_its_decoder_is_masked(harmed: Datas
     async def run() -> None:
         (whole,) = parse_frames(await undisturbed(harmed))
         harm(harmed, fault)
-        async with running(ProcessEngine(1, sample_cpu_s=1)) as engine:
+        async with running(ProcessEngine(1, sample_cpu_s=1, lone_cpu_s=1)) as engine:
             with await engine.frame(harmed, AT) as lease:
                 (frame,) = parse_frames(bytes(lease.view))
             assert engine.statistics().condemned == 1
@@ -168,9 +168,9 @@ def test_of_the_jobs_that_a_dead_worker_leaves_only_the_first_was_begun(harmed: 
 
     async def run() -> None:
         harm(harmed, "SIGKILL")
-        pool, worker = SlabPool(0, lambda number: None), WorkerHandle(10, 60.0)
+        pool, worker = SlabPool(0, lambda number: None), WorkerHandle(60.0)
         slabs = [pool.take(harmed.capacity(job)) for job in jobs]
-        work = (worker.assemble(harmed, job, slab) for job, slab in zip(jobs, slabs, strict=True))
+        work = (worker.assemble(harmed, job, slab, SampleLimits(10, 60)) for job, slab in zip(jobs, slabs, strict=True))
         first, second = await asyncio.gather(*work, return_exceptions=True)
         for slab in slabs:
             pool.give(slab)
