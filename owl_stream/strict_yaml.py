@@ -126,7 +126,10 @@ def _fault(exc: Exception, text: str) -> str:
     mark = getattr(exc, "problem_mark", None) or getattr(exc, "context_mark", None)
     where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
     problem = getattr(exc, "problem", None) or "unreadable"
-    return where + (f"a tag that has no meaning{_NEEDS_QUOTES}" if _TAG.match(problem) else problem)
+    if _TAG.match(problem):
+        return f"{where}a tag that has no meaning{_NEEDS_QUOTES}"
+    begun, context = getattr(exc, "context_mark", None), getattr(exc, "context", None)
+    return f"{where}{problem}" + (f", {context} that begins in line {begun.line + 1}" if begun and context else "")
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -136,7 +139,7 @@ class _StrictLoader(yaml.SafeLoader):
         super().__init__(text)
         self._nodes = 0
         self._sizes: dict[Node, int] = {}
-        self._above = list(above)
+        self._above, self._deepest = list(above), len(above) + MAX_DEPTH
 
     def compose_node(self, parent: Node | None, index: Any) -> Any:
         """The next node, counted."""
@@ -152,7 +155,7 @@ class _StrictLoader(yaml.SafeLoader):
             return super().compose_node(parent, index)
         if anchor in self.anchors:
             raise _refused(f"an anchor is given twice{_NEEDS_QUOTES}", mark)
-        if len(self._above) >= MAX_DEPTH:
+        if len(self._above) >= self._deepest:
             raise _refused(f"nested more than {MAX_DEPTH} levels deep", mark)
         before = self._nodes
         self._count(1, mark)
