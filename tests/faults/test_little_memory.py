@@ -1,4 +1,4 @@
-"""Memory that is limited for real: a control group with the kernel's memory killer behind it."""
+"""Fault 130 where memory is limited for real: a control group with the kernel's memory killer behind it."""
 
 from __future__ import annotations
 
