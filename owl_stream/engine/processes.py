@@ -14,9 +14,9 @@ import dataclasses
 import logging
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from owl_stream.assemble import NO_MEMORY, Assembled, Dataset, Job, JobRow, SampleLimits
+from owl_stream.assemble import Assembled, Dataset, Job, SampleLimits
 from owl_stream.blocking import Running
 from owl_stream.config import MAX_SAMPLE_CPU_S
 from owl_stream.engine.consumer import Consumer
@@ -26,20 +26,11 @@ from owl_stream.engine.handle import LOADS_S, WorkerDiedError, WorkerHandle
 from owl_stream.engine.shared import Engine, EngineStatistics, Memory, SharedPlace
 from owl_stream.engine.slabs import CONTROL_BYTES, Slab, SlabPool, slab_bytes
 from owl_stream.engine.stalls import HeldBackError, Stalls
-from owl_stream.errors import OwlStreamError, ReadError, SampleError, TemporaryError, WorkerError
+from owl_stream.engine.suspects import Suspects
+from owl_stream.errors import OwlStreamError, ReadError, TemporaryError, WorkerError
 from owl_stream.machine import explained
 
 log = logging.getLogger("owl_stream.engine")
-
-CRASHES: Mapping[int, str] = {
-    signal.SIGSEGV: "the decoder crashed (SIGSEGV)",
-    signal.SIGBUS: "the decoder crashed (SIGBUS)",
-    signal.SIGABRT: "the decoder crashed (SIGABRT)",
-    signal.SIGILL: "the decoder crashed (SIGILL)",
-    signal.SIGFPE: "the decoder crashed (SIGFPE)",
-    signal.SIGXCPU: "decoding exceeded its CPU-time budget",
-}
-"""Deaths that a sample's bytes can cause. SIGKILL is not among them: the kernel's memory killer sends that."""
 
 MAX_TRIES = 4
 HANDED = 2
@@ -61,15 +52,6 @@ class _Errand:
     slab: Slab | None = None
     in_turn: bool = False
     """It needs a shard that stalls, and it is its turn to try."""
-
-
-def _blamed(death: WorkerDiedError) -> str | None:
-    """What a sample has done if a worker ended at it so; None where it may have been another's fault."""
-    return NO_MEMORY if death.no_memory else CRASHES.get(death.signum)
-
-
-def _digests(job: Job) -> list[int]:
-    return [row.digest for row in (*job.rows, *job.spares) if row is not None]
 
 
 def _refuse(errand: _Errand) -> None:
@@ -97,18 +79,13 @@ class ProcessEngine(Engine):
     ) -> None:
         super().__init__(share_bytes)
         self._workers = workers or usable_cores()
-        self._job_timeout_s, self._lone_cpu_s = job_timeout_s, lone_cpu_s
-        self._sample_cpu_s = min(sample_cpu_s, lone_cpu_s)
+        self._job_timeout_s = job_timeout_s
+        self._suspects = Suspects(sample_cpu_s, lone_cpu_s)
         self._slabs = SlabPool(KEEP_FREE_BYTES, self._dropped)
         self._errands: FairQueue[_Errand] = FairQueue()
         self._runners: list[asyncio.Task[None]] = []
         self._processes: list[WorkerHandle | None] = [None] * self._workers
         self._given = [0] * self._workers
-        self._condemned: dict[tuple[str, int], str] = {}
-        """By `Dataset.frames` and digest: another recipe may take less of the same sample."""
-        self._proven: set[tuple[str, int]] = set()
-        """Of samples that went well alone: they have the limits that they had there."""
-        self._alone = asyncio.Lock()
         self._restarts = 0
         self._stalls = Stalls(job_timeout_s + FORGET_S)
         self._lost: list[WorkerHandle] = []
@@ -177,7 +154,7 @@ class ProcessEngine(Engine):
             slab_bytes=self._slabs.nbytes,
             free_bytes=self._slabs.free_bytes,
             restarts=self._restarts,
-            condemned=len(self._condemned),
+            condemned=len(self._suspects),
         )
 
     def running(self) -> list[Running]:
@@ -215,10 +192,9 @@ class ProcessEngine(Engine):
         await self.start()
         tries = 0
         while tries < MAX_TRIES:
-            if self._condemned:
-                job = dataclasses.replace(job, condemned=self._condemned_in(dataset, job))
+            job = self._suspects.without_condemned(dataset, job)
             result: asyncio.Future[Assembled] = asyncio.get_running_loop().create_future()
-            errand = _Errand(dataset, job, dataset.capacity(job), result, self._limits(dataset, job))
+            errand = _Errand(dataset, job, dataset.capacity(job), result, self._suspects.limits(dataset, job))
             try:
                 async with self._stalls.turn(dataset, job, self._job_timeout_s) as errand.in_turn:
                     self._check_lost(errand)
@@ -233,8 +209,7 @@ class ProcessEngine(Engine):
                 tries += 1
                 how = "no memory for it" if death.no_memory else f"signal {death.signum}"
                 log.warning("a worker died at row %d of %s, try %d: %s", death.row, job, tries, how)
-                if _blamed(death) and death.row >= 0:
-                    await self._try_alone(dataset, job, job.row_at(death.row))
+                await self._suspects.try_alone(dataset, job, death, self._assemble_alone)
             except BaseException:
                 self._give_back(errand)
                 raise
@@ -282,49 +257,16 @@ class ProcessEngine(Engine):
         place = SharedPlace(slab, CONTROL_BYTES + assembled.start, assembled.nbytes)
         return Memory(view, assembled, release, slab_bytes(capacity), place)
 
-    def _condemned_in(self, dataset: Dataset, job: Job) -> dict[int, str]:
-        found = {digest: self._condemned.get((dataset.frames, digest)) for digest in _digests(job)}
-        return {digest: reason for digest, reason in found.items() if reason is not None}
-
-    def _limits(self, dataset: Dataset, job: Job) -> SampleLimits:
-        proven = (
-            (digest for digest in _digests(job) if (dataset.frames, digest) in self._proven) if self._proven else ()
-        )
-        return SampleLimits(self._sample_cpu_s, self._lone_cpu_s, frozenset(proven))
-
-    async def _try_alone(self, dataset: Dataset, job: Job, row: JobRow) -> None:
-        """Condemn a sample if its decoder fails again with nothing else around; give it those limits if it does not.
-
-        One at a time, so that it is never more than one worker that is there beside the others.
-        """
-        sample = (dataset.frames, row.digest)
-        async with self._alone:
-            if sample in self._condemned or sample in self._proven:
-                return  # another job with it was quicker
-            try:
-                await self._assemble_alone(dataset, dataclasses.replace(job, rows=(row,), spares=(), condemned={}))
-            except WorkerDiedError as death:
-                reason = _blamed(death)
-                if reason is not None and death.row >= 0:
-                    self._condemned[sample] = reason
-                    log.warning("the sample @ %d of shard %d is masked from now on: %s", row.offset, row.shard, reason)
-            except SampleError:  # found bad, which it is told for again
-                self._proven.add(sample)
-            except (OwlStreamError, TimeoutError) as exc:
-                log.warning("trying a suspected sample alone ended otherwise: %s", exc)
-            else:
-                self._proven.add(sample)
-
-    async def _assemble_alone(self, dataset: Dataset, job: Job) -> None:
-        """Assemble a job in a worker of its own, with limits that no setting changes, and throw the frame away."""
+    async def _assemble_alone(self, dataset: Dataset, job: Job, limits: SampleLimits) -> None:
+        """Assemble a job in a worker of its own, and throw the frame away."""
         slab = self._slab(dataset.capacity(job))
         try:
-            worker = WorkerHandle(self._job_timeout_s + 4 * self._lone_cpu_s)
+            worker = WorkerHandle(self._job_timeout_s + 4 * limits.lone_cpu_s)
         except BaseException:
             self._slabs.give(slab)
             raise
         try:
-            await worker.assemble(dataset, job, slab, SampleLimits(self._lone_cpu_s, self._lone_cpu_s))
+            await worker.assemble(dataset, job, slab, limits)
         finally:
             try:
                 await worker.kill()
