@@ -21,6 +21,7 @@ from owl_client.response import WholeResponse
 from owl_client.transport import Description, Interrupt, StreamRequest
 from owl_client.waits import LateError, Waits, connect
 from owl_stream.errors import ConfigError, OwlStreamError, PeerGoneError, ServerError
+from owl_stream.inert import inert
 from owl_stream.wire import MEDIA_TYPE, MEMORY_HEADER
 
 TOKEN_VARIABLE = "OWL_TOKEN"
@@ -241,7 +242,7 @@ class HttpTransport:
                 raise ServerError(
                     f"{url}: no trust: {_reason(exc)}; pass tls=Tls(ca=..., certificate=..., key=...)"
                 ) from exc
-            raise PeerGoneError(f"{url}: {_reason(exc)}") from exc
+            raise PeerGoneError(f"{url}: {_reason(exc)}") from _inert_cause(exc)
 
 
 class HttpByteStream:
@@ -272,7 +273,7 @@ class HttpByteStream:
         try:
             return self._body.readinto(buffer)
         except (OSError, ValueError, http.client.HTTPException) as exc:
-            raise PeerGoneError(f"{self._url}: {_reason(exc)}") from exc
+            raise PeerGoneError(f"{self._url}: {_reason(exc)}") from _inert_cause(exc)
 
     def close(self) -> None:
         """See `ByteStream.close`."""
@@ -301,6 +302,12 @@ def _refuses_tls(exc: Exception) -> bool:
         return True
     reason = exc.reason or "" if isinstance(exc, ssl.SSLError) else ""
     return "ALERT" in reason and ("CERTIFICATE" in reason or "UNKNOWN_CA" in reason)
+
+
+def _inert_cause(exc: Exception) -> Exception:
+    """The same, its words made inert: a traceback shows it too, and `http.client` quotes servers as they are."""
+    exc.args = tuple(inert(word) if isinstance(word, str) else word for word in exc.args)
+    return exc
 
 
 def _reason(exc: Exception) -> str:

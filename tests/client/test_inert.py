@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import socket
+import threading
+import traceback
+from contextlib import suppress
 
 import pytest
 
@@ -52,6 +56,28 @@ def refused(server: SocketServer) -> str:
     words = assert_inert(all_words(caught.value))
     assert len(str(caught.value).splitlines()) == 1
     return words
+
+
+@pytest.mark.parametrize("head", [b"HTTP/9\x1b[31m 200 OK", b"HTTP/1.1 \x1b[31m\x07 OK", b"\x1b[2J\x9b"])
+def test_fault_137_a_traceback_quotes_a_server_inertly(head: bytes) -> None:
+    """What `http.client` raises about a head that is none is part of the traceback that a trainer sees."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def answer() -> None:
+            with suppress(OSError):
+                while True:
+                    with listening.accept()[0] as sock:
+                        sock.recv(1 << 16)
+                        sock.sendall(head + b"\r\n\r\n")
+
+        answering = threading.Thread(target=answer)
+        answering.start()
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        with pytest.raises(OwlStreamError) as caught, OwlStreamDataset(url, give_up_after_s=0, backoff=NO_WAIT) as data:
+            list(data)
+        listening.shutdown(socket.SHUT_RDWR)
+        answering.join()
+    assert_inert("".join(traceback.format_exception(caught.value)))
 
 
 def test_fault_137_a_warning_quotes_a_server_inertly(caplog: pytest.LogCaptureFixture) -> None:
