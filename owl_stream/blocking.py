@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import logging
 import threading
 import time
 from collections import deque
@@ -18,6 +19,8 @@ from typing import Any, NamedTuple, TypeVar, TypeVarTuple
 
 from owl_stream.errors import ReadError, ServerBusyError
 from owl_stream.machine import explained
+
+log = logging.getLogger("owl_stream")
 
 Result = TypeVar("Result")
 Arguments = TypeVarTuple("Arguments")
@@ -38,7 +41,7 @@ class Running(NamedTuple):
 
 @dataclass(eq=False)
 class _Call:
-    """`abandoned`: nobody waits for the result; `unwanted` hears it then. `began`: 0.0 while it waits for a thread."""
+    """`unwanted` gets the result of a call that was `abandoned`. `began` is 0.0 while the call waits for a thread."""
 
     what: str
     make: Callable[[], Any]
@@ -73,13 +76,13 @@ class Threads:
         *arguments: *Arguments,
         unwanted: Callable[[Result], None] = lambda result: None,
     ) -> Result:
-        """`call(*arguments)`, made in a thread; raises what it raises. `what` names it for people.
+        """Run `call(*arguments)` in a thread; raises what it raises. `what` names the call in errors and in `running`.
 
-        Cancelling gives the call up: it is not begun, or its thread goes on alone and `unwanted` hears the result. A
-        `what` that is stuck already is not begun again, so that who asks again and again takes one thread.
+        Cancelling abandons the call: it is never started, or its thread finishes alone and passes the result to
+        `unwanted`. While a call is stuck, others with the same `what` are refused, so retries block only one thread.
 
         Raises:
-            ReadError: it did not return within the deadline, or is stuck already, or no thread is left that is not.
+            ReadError: it did not return within the deadline, one with the same `what` is stuck, or all threads are.
             ServerBusyError: too many calls wait already.
             ConfigError: no thread can be started.
         """
@@ -181,7 +184,15 @@ class Threads:
             except RuntimeError:  # the loop is closed: nobody waits
                 wanted = False
         if not wanted and error is None:
-            call.unwanted(result)
+            _throw_away(call, result)
+
+
+def _throw_away(call: _Call, result: Any) -> None:
+    """Hand over a result that nobody waits for; the thread goes on, whatever becomes of it."""
+    try:
+        call.unwanted(result)
+    except Exception:
+        log.exception("%s: its result, which nobody waits for, could not be given back", call.what)
 
 
 def _answer(call: _Call, result: Any, error: BaseException | None) -> None:
@@ -189,6 +200,8 @@ def _answer(call: _Call, result: Any, error: BaseException | None) -> None:
         if error is None:
             call.answer.set_result(result)
         else:
-            call.answer.set_exception(error)
+            # A future takes no StopIteration, and nobody else could tell it from an end.
+            told = RuntimeError(f"{call.what} ended with {error!r}") if isinstance(error, StopIteration) else error
+            call.answer.set_exception(told)
     elif error is None:
-        call.unwanted(result)
+        _throw_away(call, result)

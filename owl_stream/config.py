@@ -136,7 +136,7 @@ class ServerConfig(_Frozen):
     port: int = Field(8000, ge=0, le=65535, description="0 lets the system choose")
     workers: int | None = Field(None, ge=0, le=1024, description="none: one per usable core; 0: assemble inline")
     trusted_proxies: tuple[Network, ...] = Field(
-        default_factory=tuple, description="addresses or networks whose X-Forwarded-Proto counts; else nobody's"
+        default_factory=tuple, description="proxies (addresses or networks) whose X-Forwarded-Proto is believed"
     )
     access: AccessConfig = AccessConfig()
     tls: TlsConfig = TlsConfig()
@@ -156,7 +156,7 @@ class ServerConfig(_Frozen):
     job_timeout_s: float = Field(
         120.0,
         gt=0,
-        description="for one assembly, or one read for a page: past it storage stalls",
+        description="time for one assembly, or one read for a plan or page; past it storage stalls",
     )
     sample_cpu_s: int = Field(
         10, ge=1, le=MAX_SAMPLE_CPU_S, description="CPU time after which a sample is tried again alone, with 60 s"
@@ -164,7 +164,7 @@ class ServerConfig(_Frozen):
     grace_s: float = Field(
         5.0,
         gt=0,
-        description="SIGTERM: by then the process has ended",
+        description="time from SIGTERM until the process has ended",
     )
 
 
@@ -192,7 +192,7 @@ class DatasetConfig(_Frozen):
     )
     resize: Literal["simd", "pillow"] = Field("simd", description="pillow is bit-exact with the released processor")
     max_length: int = Field(4096, ge=16, le=1 << 20, description="tokens of a row")
-    max_image_pixels: int = Field(100_000_000, ge=1, description="a larger header is refused unread")
+    max_image_pixels: int = Field(100_000_000, ge=1, description="a picture with more, by its header, is refused")
     max_image_bytes: int = Field(
         MAX_IMAGE_BYTES,
         ge=1 << 20,

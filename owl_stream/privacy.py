@@ -23,7 +23,7 @@ _OPEN_FOR_ANYONE = 0o077
 
 @dataclass(frozen=True)
 class _Door:
-    """What a reader must pass: the bits of a source, or of a directory above it. `gid`: whom `group` is about."""
+    """Whom a source, or a directory above it, lets in: its `group` (`gid`), and all `other` users."""
 
     gid: int
     group: bool

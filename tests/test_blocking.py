@@ -18,7 +18,8 @@ from owl_stream.errors import ConfigError, ReadError, ServerBusyError
 from tests.support.patience import PATIENCE_S
 
 ROOT = Path(__file__).resolve().parent.parent
-SOON_S = 0.05
+SOON_S = 0.5
+"""Of calls that never come back; the others have all of it too, on a busy machine."""
 
 
 @pytest.fixture
@@ -64,7 +65,7 @@ def test_what_is_stuck_is_told_and_named_until_it_comes_back(gate: threading.Eve
 
     async def scenario() -> None:
         threads = Threads("tests", 2, SOON_S)
-        with pytest.raises(ReadError, match=r"reading a\.tar: not done within 0\.05 s; storage seems to stall"):
+        with pytest.raises(ReadError, match=r"reading a\.tar: not done within 0\.5 s; storage seems to stall"):
             await threads.run("reading a.tar", gate.wait)
         assert [each.what for each in threads.stuck()] == ["reading a.tar"]
         assert await threads.run("reading b.tar", lambda: "b") == "b"

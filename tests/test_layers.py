@@ -1,8 +1,8 @@
 """Imports point one way.
 
     inert <- errors <- machine <- blocking
-    errors <- machine, blocking, wire, config, records, privacy <- shards <- plan, layouts <- assemble <- engine
-    <- server <- cli
+    errors <- strict_yaml <- config
+    blocking, config, wire, records, privacy <- shards <- plan, layouts <- assemble <- engine <- server <- cli
 
 `pack` stands beside them: it writes what `shards` reads. `children` is for who starts processes.
 """

@@ -55,7 +55,7 @@ class Contract:
             check_lengths(views[OFFSETS].size, views[OFFSET_LENGTHS].tolist(), len(header.rows))
 
     def _expected(self, crops: int) -> Sequence[SchemaEntry]:
-        """A batch without crops has no pixels."""
+        """The tensors of a batch with so many crops; one without crops has no pixels."""
         return [entry for entry in self._schema.values() if crops or entry.name != PIXELS]
 
 

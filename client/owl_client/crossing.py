@@ -36,7 +36,7 @@ def share(tensors: Mapping[str, Any]) -> None:
 
 
 def share_cells(cells: torch.Tensor) -> bool:
-    """Move a small tensor to shared memory, in place; whether there was any. Who has no workers needs none."""
+    """Move a small tensor to shared memory, in place; returns whether there was room. Only workers need it there."""
     with suppress(RuntimeError):
         cells.share_memory_()  # type: ignore[no-untyped-call] # torch leaves it untyped
     return bool(cells.is_shared())  # type: ignore[no-untyped-call] # torch leaves it untyped

@@ -20,11 +20,11 @@ MOST_WAIT_S = 30.0
 TELL_AFTER_S = 3.0
 """Seconds without a batch after which a trainer is told what it waits for, once."""
 LAST_TRY_S = 1.0
-"""What the last try gets at most, which is made when the time is up: a server may have come back."""
+"""How long the last try may take when no time is left: a server may have come back."""
 ONLY_TRY_S = 15.0
-"""What the only try gets where giving up takes no time; three heartbeats."""
+"""How long the only try may take where `give_up_after_s` is 0: three heartbeats."""
 MOST_SHARE_S = 300.0
-"""What one of several servers gets where giving up takes for ever."""
+"""How long one of several servers is tried where `give_up_after_s` is infinite."""
 REPEATS_TO_BELIEVE = 5
 """Noise on a line gives another error each time: the same FrameError so often at one cursor comes from the server."""
 
@@ -107,9 +107,10 @@ class Failover:
         left_s = self._since + self._give_up_after_s - self._clock()
         if left_s <= 0:
             raise self._gave_up() from error
-        if not self._told and self._give_up_after_s - left_s >= TELL_AFTER_S:
+        if not self._told and self._clock() - self._since >= TELL_AFTER_S:
             self._told = True
-            log.warning("waiting for a server: %s; trying for %.0f s more (give_up_after_s)", error, left_s)
+            how_long = "for ever" if math.isinf(left_s) else f"for {left_s:.0f} s more"
+            log.warning("waiting for a server: %s; trying %s (give_up_after_s)", error, how_long)
         self._failures += 1
         self._at = (self._at + 1) % len(self._urls)
         if self._failures % len(self._urls) == 0:

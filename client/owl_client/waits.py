@@ -14,11 +14,11 @@ import struct
 from owl_client.deadline import Deadline
 
 LEAST_S, MOST_S = 0.001, 86_400.0
-"""What a socket is told at least and at most: 0 would mean for ever to one call and not at all to another."""
+"""Bounds of the timeout that a socket is given. 0 would be none to `SO_RCVTIMEO` and non-blocking to `settimeout`."""
 ROUNDING_S = 0.005
 """The kernel counts in ticks, and may wake a reader up to a tick early: it must find the deadline passed."""
 ADDRESS_S = 0.25
-"""What one of many addresses gets at least, if so much is left."""
+"""The least time for one of many addresses, if so much is left."""
 
 
 class LateError(TimeoutError):
@@ -64,7 +64,7 @@ class Waits:
         self._got += nbytes
 
     def late(self) -> TimeoutError:
-        """The error for a read that found no time or took all of it."""
+        """The error of a read that began too late or ran out of time."""
         if not self._what or not self._got:
             return TimeoutError()
         return LateError(f"expected {self._what} within {self._end.seconds:.3g} s, got only {self._got} bytes of it")
@@ -123,7 +123,7 @@ def connect(host: str, port: int, deadline: Deadline, context: ssl.SSLContext | 
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if context is None:
             return sock
-        sock.settimeout(max(deadline.left_s, LEAST_S))
+        sock.settimeout(min(max(deadline.left_s, LEAST_S), MOST_S))
         return context.wrap_socket(sock, server_hostname=host)
     except TimeoutError:
         sock.close()

@@ -8,29 +8,46 @@ stand in the sequence headers of the coded data (AV1 specification, 5.5.1), whic
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
-from itertools import islice
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from owl_stream.errors import SampleError
+
+Item = TypeVar("Item")
 
 _BOXES = {b"meta": 4, b"moov": 0, b"trak": 0, b"mdia": 0, b"minf": 0, b"stbl": 0}
 """Boxes that hold boxes, and how many bytes stand before those."""
 
-_MAX_BOXES, _MAX_ITEMS, _MAX_UNITS = 4096, 1024, 512
+_MAX_DEPTH, _MAX_BOXES, _MAX_ITEMS, _MAX_EXTENTS, _MAX_UNITS = 8, 4096, 1024, 4096, 512
 _SEQUENCE_HEADER = 1
 
 
 def coded_pixels(data: bytes | memoryview) -> list[int]:
-    """Width times height of every coded picture or first picture of a sequence, as far as they can be read."""
+    """Width times height of every coded picture or first picture of a sequence, as far as they can be read.
+
+    Raises:
+        SampleError: `image_header`: more boxes, items or pieces of items than pictures have.
+    """
     try:
-        return [max(_sizes(piece), default=0) for piece in islice(_coded(data), _MAX_ITEMS)]
+        return [max(_sizes(piece), default=0) for piece in _at_most(_MAX_ITEMS, "coded pictures", _coded(data))]
     except (struct.error, IndexError, ValueError):
         return []
 
 
+def _at_most(most: int, what: str, items: Iterable[Item]) -> Iterator[Item]:
+    """The items; more than `most` of them are refused."""
+    for number, item in enumerate(items):
+        if number == most:
+            raise SampleError("image_header", f"AVIF: expected at most {most} {what}, got more")
+        yield item
+
+
 def _coded(data: bytes | memoryview) -> Iterator[memoryview]:
     whole = memoryview(data)
-    inside = next((body for kind, body in islice(_boxes(whole), _MAX_BOXES) if kind == b"idat"), whole[:0])
+    boxes = list(_at_most(_MAX_BOXES, "boxes", _boxes(whole)))
+    inside = next((body for kind, body in boxes if kind == b"idat"), whole[:0])
     sample_bytes = 0
-    for kind, body in islice(_boxes(whole), _MAX_BOXES):
+    for kind, body in boxes:
         if kind == b"iloc":
             yield from _items(whole, inside, body)
         elif kind == b"stsz":  # stands before stco in every file there is; without it the rest of the file is read
@@ -42,7 +59,7 @@ def _coded(data: bytes | memoryview) -> Iterator[memoryview]:
             yield whole[start : start + (sample_bytes or len(whole))]
 
 
-def _boxes(data: memoryview) -> Iterator[tuple[bytes, memoryview]]:
+def _boxes(data: memoryview, depth: int = 0) -> Iterator[tuple[bytes, memoryview]]:
     position = 0
     while position + 8 <= len(data):
         nbytes, kind = struct.unpack_from(">I4s", data, position)
@@ -56,13 +73,15 @@ def _boxes(data: memoryview) -> Iterator[tuple[bytes, memoryview]]:
         body = data[position + head : position + nbytes]
         yield kind, body
         if kind in _BOXES:
-            yield from _boxes(body[_BOXES[kind] :])
+            if depth == _MAX_DEPTH:
+                raise SampleError("image_header", f"AVIF: expected boxes in at most {_MAX_DEPTH} others, got more")
+            yield from _boxes(body[_BOXES[kind] :], depth + 1)
         position += nbytes
 
 
 def _items(whole: memoryview, inside: memoryview, iloc: memoryview) -> Iterator[memoryview]:
     """The data of each item, its pieces put together: they lie in the file, or inside the box that describes them."""
-    room = 2 * len(whole)
+    room, pieces = 2 * len(whole), 0
     version, sizes, more = iloc[0], iloc[4], iloc[5]
     number_bytes = 4 if version == 2 else 2
     reader = _Numbers(iloc, 6)
@@ -72,7 +91,11 @@ def _items(whole: memoryview, inside: memoryview, iloc: memoryview) -> Iterator[
         reader.take(2)
         base = reader.take(more >> 4)
         extents = []
-        for _ in range(reader.take(2)):
+        count = reader.take(2)
+        pieces += count
+        if pieces > _MAX_EXTENTS:
+            raise SampleError("image_header", f"AVIF: expected at most {_MAX_EXTENTS} pieces of pictures, got more")
+        for _ in range(count):
             reader.take(more & 15 if version in (1, 2) else 0)
             start, length = base + reader.take(sizes >> 4), reader.take(sizes & 15)
             source = inside if construction else whole

@@ -14,11 +14,11 @@ MAX_VALUES = 1 << 17
 """Numbers in all tags together, such as where strips begin. Pillow makes a Python object of each."""
 
 _INTEGERS = {1: "B", 3: "H", 4: "I", 6: "B", 8: "H", 9: "I", 13: "I", 16: "Q", 17: "Q", 18: "Q"}
-"""Types of integers by their numbers, as unsigned: a negative one is as good as a huge one."""
+"""The `struct` format of each integer type. Signed types are read as unsigned: a negative size counts as a huge one."""
 _OTHERS = {5: 8, 10: 8, 11: 4, 12: 8}
-"""Bytes of the other numbers."""
+"""Bytes of a value of the other types of numbers."""
 _NUMBERS = {*_INTEGERS, *_OTHERS} - {1, 6}
-"""Types whose values Pillow makes objects of; of small ones it keeps the bytes."""
+"""Types whose values Pillow makes objects of; values of one byte it keeps as bytes."""
 
 _WIDTH, _LENGTH, _BITS, _COMPRESSION = 256, 257, 258, 259
 _PHOTOMETRIC, _ORIENTATION, _SAMPLES, _ROWS, _TILE_WIDTH, _TILE_LENGTH = 262, 274, 277, 278, 322, 323

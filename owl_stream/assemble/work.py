@@ -22,14 +22,14 @@ _POINTER_BYTES = 8
 """Pillow keeps one for every row of a picture."""
 
 _COPIES = {"WEBP": 4}
-"""Of the file itself, that a decoder makes; 2 where nothing is said here."""
+"""How many copies of the file a decoder makes; 2 for formats that are not listed."""
 
 _BYTES_A_PIXEL = {"WEBP": 20, "AVIF": 28, "ICO": 28}
-"""Of decoders that keep whole pictures of their own, ours included; for others see `decoding_bytes`."""
+"""Memory a pixel, our own picture included, of decoders that keep whole pictures; others: see `decoding_bytes`."""
 
 
 class Limits(NamedTuple):
-    """Of one picture: `max_image_pixels` and `max_image_bytes` of the recipe."""
+    """What one picture may have and take: `max_image_pixels` and `max_image_bytes` of the recipe."""
 
     pixels: int
     nbytes: int
@@ -40,9 +40,9 @@ def decoding_bytes(
 ) -> int:
     """Memory that decoding takes at its peak, in bytes, the pixels (4 bytes each) included.
 
-    `pillow_bytes`: of a pixel in the picture that Pillow builds beside ours, 0 where it decodes right into ours.
-    `buffers` of the decoder stand beside its own picture and are gone before that is converted. `coded`: pixels of the
-    picture in the file, which may be more than are shown.
+    `pillow_bytes`: bytes a pixel of the picture that Pillow makes besides ours; 0 where it decodes right into ours.
+    `buffers`: bytes that only the decoder needs, freed before its picture is converted. `coded`: pixels of the picture
+    in the file, which may be more than are shown.
     """
     pixels = max(width * height, coded)
     fixed = _COPIES.get(name, 2) * file_bytes + 2 * _POINTER_BYTES * height

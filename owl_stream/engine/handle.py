@@ -21,8 +21,8 @@ from owl_stream.engine.slabs import Slab
 from owl_stream.errors import OwlStreamError, ReadError
 
 LOADS_S = 60.0
-"""A new process loads its modules and a tokenizer within this time, however busy the machine is. No storage but that of
-the program itself is waited for, so a shorter limit for jobs is none for this."""
+"""A new process loads its modules and a tokenizer within this time, however busy the machine is. It reads no shard, so
+a shorter limit for jobs does not apply to it."""
 ENDS_S = 1.0
 """A worker whose socket is closed ends by itself within this time."""
 DIES_S = 5.0
@@ -49,9 +49,8 @@ class WorkerHandle:
     """One worker process, its socket, and what it has been given.
 
     It may be given a job before it has finished another, so that it never waits for this process: it takes them, and
-    answers, in the order in which they are sent. `timeout_s` is wall time for one message or one job; a job has twice
-    the `lone_cpu_s` of its limits more for each sample that may take so long, and loading what a dataset needs may take
-    longer.
+    answers, in the order in which they are sent. `timeout_s` is wall time for one message or one job. A job has
+    `2 * lone_cpu_s` more for each of its proven samples; loading a dataset's tokenizer has at least `LOADS_S`.
     """
 
     def __init__(self, timeout_s: float) -> None:
@@ -60,7 +59,7 @@ class WorkerHandle:
         with theirs:
             command = [sys.executable, "-m", "owl_stream.engine.worker"]
             arguments = [str(theirs.fileno()), str(os.getpid())]
-            # Ctrl-C goes to the whole group: held here, the worker inherits that it is, and never tells of it.
+            # Ctrl-C goes to the whole process group. The worker inherits that SIGINT is blocked, and runs on.
             before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
             try:
                 self.process = subprocess.Popen(
@@ -80,9 +79,9 @@ class WorkerHandle:
         self._sending, self._hearing = asyncio.Lock(), asyncio.Lock()
         self._jobs: deque[Slab] = deque()  # by their slabs; those that a dead worker leaves behind stay
         self.broken = False
-        """A message was cut off or an answer not heard: no later one would fit."""
+        """A message was cut off or an answer missed, so later answers would be taken for those of other jobs."""
         self.lost_at = 0.0
-        """When it was given up: it was killed and did not end. 0.0: it was not."""
+        """When it was given up, because it was killed and did not end; 0.0 if it was not."""
         self._datasets: set[str] = set()
         self._slabs: set[int] = set()
         self._forget: set[int] = set()

@@ -9,8 +9,7 @@ from owl_stream.assemble import Assembler, Dataset, Job
 from owl_stream.blocking import Running, Threads
 from owl_stream.engine.consumer import Consumer
 from owl_stream.engine.shared import Engine, Memory
-from owl_stream.engine.stalls import shards_of, stalls
-from owl_stream.errors import ReadError
+from owl_stream.engine.stalls import shards_of, stall_error
 
 _Made = tuple[Memory, Assembler]
 
@@ -24,36 +23,37 @@ class InlineEngine(Engine):
     def __init__(self, *, job_timeout_s: float = 120.0) -> None:
         super().__init__()
         self._job_timeout_s = job_timeout_s
-        self._places: dict[str, _Place] = {}
+        self._datasets: dict[str, _DatasetThreads] = {}
         """By `Dataset.frames`."""
 
     async def _assemble(self, dataset: Dataset, job: Job, consumer: Consumer | None) -> Memory:
-        place = self._places.get(dataset.frames)
-        if place is None:
-            place = self._places[dataset.frames] = _Place(dataset, self._job_timeout_s)
-        return await place.assemble(job)
+        made_in = self._datasets.get(dataset.frames)
+        if made_in is None:
+            made_in = self._datasets[dataset.frames] = _DatasetThreads(dataset, self._job_timeout_s)
+        return await made_in.assemble(job)
 
     def stuck(self) -> list[Running]:
         """See `Engine.stuck`."""
-        return [each for place in self._places.values() for each in place.threads.stuck()]
+        return [each for dataset in self._datasets.values() for each in dataset.threads.stuck()]
 
     def running(self) -> list[Running]:
         """See `Engine.running`."""
-        return [each for place in self._places.values() for each in place.threads.running()]
+        return [each for dataset in self._datasets.values() for each in dataset.threads.running()]
 
     async def aclose(self) -> None:
         """Stop, and close the shards that assemblers hold open."""
         await super().aclose()
-        for place in self._places.values():
-            place.close()
+        for dataset in self._datasets.values():
+            dataset.close()
 
 
 @dataclass
 class _Work:
-    """A job in a thread: the row that it is at (-1: none), and whether the thread has left it."""
+    """A job in a thread: the row that it is at (-1: none), and whether the thread has begun, and is done with it."""
 
     job: Job
     row: int = -1
+    begun: bool = False
     done: bool = False
 
     def progress(self, row: int) -> None:
@@ -61,14 +61,14 @@ class _Work:
 
     @property
     def shards(self) -> set[int]:
-        """Those of which one is being read, as far as is known."""
+        """Shards that the thread may be reading now."""
         return shards_of(self.job) if self.row < 0 else {self.job.row_at(self.row).shard}
 
 
-class _Place:
-    """Where the frames of one dataset are made. An assembler belongs to the thread that uses it until that returns.
+class _DatasetThreads:
+    """The threads that make one dataset's frames. An assembler belongs to the thread that uses it until that returns.
 
-    While a thread is stuck at a shard no other one tries it: frames of other shards must find threads.
+    While a thread is stuck at a shard, no other thread tries that shard: frames of other shards need the threads.
     """
 
     def __init__(self, dataset: Dataset, job_timeout_s: float) -> None:
@@ -87,8 +87,8 @@ class _Place:
             what = f"assembling {self._dataset.name}, {job}"
             try:
                 made: _Made = await self.threads.run(what, self._make, work, assembler, unwanted=_throw_away)
-            except ReadError:
-                if not work.done:
+            except BaseException:
+                if work.begun and not work.done:
                     self._stuck.append(work)
                 raise
             memory, self._assembler = made
@@ -102,9 +102,10 @@ class _Place:
         """Raise ReadError where a thread is stuck at a shard that the job needs too."""
         self._stuck = [work for work in self._stuck if not work.done]
         for shard in {shard for work in self._stuck for shard in work.shards} & shards_of(job):
-            raise stalls(self._dataset, job, shard)
+            raise stall_error(self._dataset, job, shard)
 
     def _make(self, work: _Work, assembler: Assembler | None) -> _Made:
+        work.begun = True
         try:
             assembler = assembler or self._dataset.assembler()
             try:

@@ -37,7 +37,7 @@ HANDED = 2
 """Jobs in a worker's hands, where enough of them wait: it begins the next one while its answer is being read."""
 KEEP_FREE_BYTES = 256 << 20
 FORGET_S = 60.0
-"""A shard that stalled is suspected for so long after a worker could have tried it again."""
+"""How long a shard that stalled stays suspected, beyond the time in which a worker may try it again."""
 
 
 @dataclasses.dataclass
@@ -238,7 +238,9 @@ class ProcessEngine(Engine):
         try:
             return await asyncio.shield(errand.result)
         except asyncio.CancelledError:
-            await asyncio.wait([errand.result])
+            while not errand.result.done():
+                with contextlib.suppress(asyncio.CancelledError):  # another one changes nothing
+                    await asyncio.wait([errand.result])
             errand.result.exception()
             raise
 
@@ -321,7 +323,7 @@ class ProcessEngine(Engine):
             self._stalls.found(errand.dataset, errand.job, errand.slab.row)
 
     def _check_lost(self, errand: _Errand) -> None:
-        """Raise ReadError where one more try might lose one more worker."""
+        """Raise ReadError once as many workers are lost as may work at a time: another try might lose another."""
         if errand.in_turn and len(self._still_lost()) >= self._workers:
             raise ReadError(
                 f"{errand.job}: {len(self._lost)} workers were killed and do not end, because their storage stalls; "
@@ -363,7 +365,7 @@ class ProcessEngine(Engine):
             errand.result.set_result(result)
 
     async def _late(self, worker: WorkerHandle | None, errand: _Errand) -> Exception:
-        """Why a worker was late: the storage, unless it is at work. Then its sample is as good as out of CPU time."""
+        """Why a worker was late: storage stalls, or it still uses CPU. Then its sample counts as out of CPU time."""
         if worker is not None and errand.slab is not None and errand.slab.row >= 0 and await worker.at_work():
             return WorkerDiedError(errand.slab.row, -signal.SIGXCPU, True)
         return ReadError(

@@ -1,4 +1,4 @@
-"""Shards whose storage was seen to stall: their frames take one worker at a time, other frames have the others."""
+"""Shards whose storage stalls. Frames that need one take one worker at a time; the others are free for other frames."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from owl_stream.errors import ReadError
 
 
 class HeldBackError(Exception):
-    """A shard that a job needs was found to stall while the job waited for a worker: it has to wait for its turn."""
+    """A shard that a job needs was found to stall while the job was queued. The job has to wait for its turn."""
 
 
 @dataclass
@@ -26,9 +26,9 @@ class _Stall:
 
 
 class Stalls:
-    """What stalls now, by `Dataset.frames` and shard.
+    """The shards that stall now, by `Dataset.frames` and number.
 
-    A shard is no longer suspected once a frame of it was made, or `forget_s` after it was last seen to stall.
+    A shard is suspected until a frame of it has been made, or for `forget_s` after it was last seen to stall.
     """
 
     def __init__(self, forget_s: float) -> None:
@@ -58,7 +58,9 @@ class Stalls:
 
     @asynccontextmanager
     async def turn(self, dataset: Dataset, job: Job, patience_s: float) -> AsyncIterator[bool]:
-        """Wait until no other job of the dataset's suspected shards is at work. Yields whether this is one of them.
+        """A job that needs a suspected shard waits here for its turn: one of a dataset at a time. Others pass at once.
+
+        Yields whether the job needs such a shard.
 
         Raises:
             ReadError: its turn did not come within `patience_s`.
@@ -71,7 +73,7 @@ class Stalls:
             async with asyncio.timeout(patience_s):
                 await turn.acquire()
         except TimeoutError as exc:
-            raise stalls(dataset, job, *self.suspects(dataset, job)) from exc
+            raise stall_error(dataset, job, *self.suspects(dataset, job)) from exc
         try:
             yield True
         finally:
@@ -93,8 +95,8 @@ def shards_of(job: Job) -> set[int]:
     return {row.shard for row in job.rows if row is not None}
 
 
-def stalls(dataset: Dataset, job: Job, *shards: int) -> ReadError:
-    """Why a job is not tried: another one waits for its shards already."""
+def stall_error(dataset: Dataset, job: Job, *shards: int) -> ReadError:
+    """The error of a job that is not tried, because another one waits for its shards already."""
     names = ", ".join(sorted(dataset.shards[shard].name for shard in shards)) or "a shard"
     return ReadError(
         f"{job}: storage of {names} seems to stall, and another frame waits for it already; look at it, then ask again"

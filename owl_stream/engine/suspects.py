@@ -1,4 +1,4 @@
-"""Samples that a worker ended at: each is tried once more, alone. Then it is condemned, or has more than others."""
+"""Samples at which a worker died. Each is tried once more, alone, and is then condemned or given higher limits."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Suspects:
         return len(self._condemned)
 
     def without_condemned(self, dataset: Dataset, job: Job) -> Job:
-        """The job with those of its samples named that are masked unseen."""
+        """The job with its condemned samples named: they are masked without being read."""
         if not self._condemned:
             return job
         found = {digest: self._condemned.get((dataset.frames, digest)) for digest in _digests(job)}
@@ -62,9 +62,9 @@ class Suspects:
         death: WorkerDiedError,
         assemble: Callable[[Dataset, Job, SampleLimits], Awaitable[None]],
     ) -> None:
-        """Condemn the sample that a worker died at if it fails again with nothing else around; else give it more.
+        """Try the sample that a worker died at alone: condemn it if it fails again, else give it higher limits.
 
-        `assemble` runs a job in a fresh worker. One sample at a time, so that there is never more than one such worker.
+        `assemble` runs a job in a fresh worker. Samples take turns, so there is never more than one such worker.
         """
         if blamed(death) is None or death.row < 0:
             return
@@ -77,23 +77,24 @@ class Suspects:
             try:
                 await assemble(dataset, alone, SampleLimits(self._lone_cpu_s, self._lone_cpu_s))
             except WorkerDiedError as again:
-                self._condemn(sample, row, again)
-            except SampleError:  # found bad, which it is told for again
+                self._condemn(dataset, row, again)
+            except SampleError:  # a bad sample: it is masked, and reported, when its frame is assembled
                 self._proven.add(sample)
             except (OwlStreamError, TimeoutError) as exc:
                 log.warning("trying a suspected sample alone ended otherwise: %s", exc)
             else:
                 self._proven.add(sample)
 
-    def _condemn(self, sample: tuple[str, int], row: JobRow, death: WorkerDiedError) -> None:
+    def _condemn(self, dataset: Dataset, row: JobRow, death: WorkerDiedError) -> None:
         reason = blamed(death)
         if reason is not None and death.row >= 0:
-            self._condemned[sample] = reason
-            log.warning("the sample @ %d of shard %d is masked from now on: %s", row.offset, row.shard, reason)
+            self._condemned[dataset.frames, row.digest] = reason
+            shard = dataset.shards[row.shard].name
+            log.warning("the sample @ %d of shard %s is masked from now on: %s", row.offset, shard, reason)
 
 
 def blamed(death: WorkerDiedError) -> str | None:
-    """What a sample has done if a worker ended at it so; None where it may have been another's fault."""
+    """What the sample did that the worker died of; None where something else may have killed the worker."""
     return NO_MEMORY if death.no_memory else CRASHES.get(death.signum)
 
 

@@ -96,4 +96,5 @@ class SingleFrame(Answer):
             await write.begin(self.status_code, self.raw_headers)
             await write.frame(lease)
             await write.end()
+        record.batches += 1
         record.ended = "completed"

@@ -24,7 +24,7 @@ SHARE_FOR_REQUESTS = 0.6
 """Of `grace_s`: for requests that are being answered. The rest is for workers, datasets and the interpreter."""
 
 TELL_S = 0.5
-"""A log that nobody reads any more must not hold up the end."""
+"""How long writing the last line may take: a log that nobody reads must not hold up the end."""
 
 
 class Watchdog:

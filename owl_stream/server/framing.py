@@ -27,7 +27,7 @@ def only_head(request: Request) -> bool:
 class HeadAsGet:
     """ASGI middleware: a HEAD is answered with the status and headers of the GET, and no body (RFC 9110, 9.3.2).
 
-    Routes see a GET without our ways around the HTTP layer. `only_head` tells those whose body costs something.
+    Routes see a GET, and cannot write past the HTTP layer. Those whose body is expensive ask `only_head`.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -76,7 +76,7 @@ class CloseDelimited:
 class UnreadAnswers:
     """ASGI middleware: an answer is broken off when its reader takes nothing of it for `idle_timeout_s`.
 
-    Otherwise who asks twice on one connection, and reads nothing, would have the second answer wait for ever.
+    Without it a client that asks twice on one connection and reads nothing would keep the second answer for ever.
     """
 
     def __init__(self, app: ASGIApp, idle_timeout_s: float, on_drop: Callable[[], None]) -> None:

@@ -37,7 +37,7 @@ class PublicHealth(BaseModel):
 class Health(PublicHealth):
     """How the server is. `degraded`: batches cannot be assembled, now or of some dataset.
 
-    `failures`: why parts of the server work no more, by what they did.
+    `failures`: parts of the server that have failed or are stuck, and why.
     """
 
     version: str

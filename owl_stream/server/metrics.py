@@ -64,7 +64,7 @@ class Metrics(Collector):
         yield _gauge("start_time_seconds", "When the server started, since 1970.", [((), self._began_at)])
         yield _gauge("ready", "1 when every dataset can be served.", [((), float(self._state.catalogue.ready()))])
         stuck = len(self._state.stuck())
-        yield _gauge("stuck_calls", "Reads of storage that are past their deadline.", [((), stuck)])
+        yield _gauge("stuck_calls", "Reads, workers and shards that wait for storage too long.", [((), stuck)])
         yield from self._datasets()
         yield from self._sent()
         yield from self._streams()
@@ -147,7 +147,11 @@ class Metrics(Collector):
         )
         yield _gauge("engine_slabs", "Pieces of shared memory for frames, two descriptors each.", [((), engine.slabs)])
         yield _gauge("engine_slab_bytes", "Shared memory for frames.", [((), engine.slab_bytes)])
-        yield _gauge("engine_free_bytes", "Of it, what waits for the next frames.", [((), engine.free_bytes)])
+        yield _gauge(
+            "engine_free_bytes",
+            "Shared memory that is kept for the next frames: a part of engine_slab_bytes.",
+            [((), engine.free_bytes)],
+        )
         kept = "Of finished frames that are kept for consumers a little behind others."
         yield _gauge("engine_kept_bytes", kept, [((), engine.kept_bytes)])
         yield _counter("engine_assembled", "Frames assembled.", [((), engine.assembled)])

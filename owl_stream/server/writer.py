@@ -26,7 +26,7 @@ ABORT = "owl_stream.abort"
 DIRECT = "owl_stream.direct"
 """Scope extension under which our protocol offers the connection's transport, whose socket frames are written to."""
 
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 
 class IdleReaderError(Exception):
@@ -50,7 +50,7 @@ class Writer:
         self._handover: Handover | None = None
         transport = scope.get("extensions", {}).get(DIRECT, {}).get("transport")
         self._copies = scope["http_version"] != "1.0"
-        """Whether the HTTP layer copies what it is handed: it does into chunks, which HTTP/1.0 has none of."""
+        """Whether the HTTP layer copies what it is handed. It does to make chunks, which HTTP/1.0 does not have."""
         with ExitStack() as opened:
             if transport is not None and self._copies and DirectSocket.fits(transport):
                 self._direct = opened.enter_context(DirectSocket(transport))
@@ -106,7 +106,7 @@ class Writer:
                 body = chunk if self._copies else bytes(chunk)
                 await self._put({"type": "http.response.body", "body": body, "more_body": True})
 
-    async def _within_timeout(self, sending: Awaitable[Answer]) -> Answer:
+    async def _within_timeout(self, sending: Awaitable[Result]) -> Result:
         try:
             return await sending
         except TimeoutError as exc:

@@ -17,7 +17,7 @@ MAX_WORLD_SIZE = 1 << 20
 MAX_BATCH_ROWS = 1 << 16
 """Rows of a global batch: the server's own setting allows no more."""
 MAX_STEPS = 1 << 40
-"""Steps of an epoch: times the micro-batches of a step this still is a length that Python can tell."""
+"""Steps of an epoch. Their micro-batches together are still a length that Python's `len` can return."""
 MAX_NAME_LENGTH = 4096
 """Characters of a name or digest: as long as the path of a file may be."""
 MAX_MESSAGE_LENGTH = 1 << 16

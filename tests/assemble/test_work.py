@@ -299,3 +299,32 @@ def test_pictures_that_are_converted_by_the_piece_equal_pillows(mode: str, size:
     assert np.array_equal(decode(data, probe(data, PIXELS), memory).pixels[..., :3], expected)
     with Image.open(io.BytesIO(data)) as opened:
         assert opened.size == size
+
+
+def box(kind: bytes, *content: bytes) -> bytes:
+    """A box of ISO/IEC 14496-12."""
+    body = b"".join(content)
+    return struct.pack(">I4s", 8 + len(body), kind) + body
+
+
+def nested(depth: int) -> bytes:
+    """Boxes in boxes."""
+    inner = b""
+    for _ in range(depth):
+        inner = box(b"minf", inner)
+    return inner
+
+
+@pytest.mark.parametrize("version", [0, 1, 2])
+@pytest.mark.parametrize("kind", ["pieces", "items", "boxes", "depth"])
+def test_fault_130_an_avif_that_claims_parts_without_end_is_refused_at_once(kind: str, version: int) -> None:
+    """Pieces of no bytes, items, boxes, and boxes in boxes: each costs nothing to claim."""
+    number = struct.pack(">I" if version == 2 else ">H", 65_535)
+    item = number + (bytes(2) if version else b"") + bytes(2)
+    pieces = item + struct.pack(">H", 65_535)
+    some = {"pieces": pieces * 16, "items": (item + struct.pack(">H", 1)) * 4000}.get(kind, b"")
+    iloc = box(b"iloc", bytes([version, 0, 0, 0, 0, 0]), number, some)
+    rest = {"boxes": box(b"free") * 9000, "depth": nested(1500)}.get(kind, b"")
+    data = box(b"ftyp", b"avif", bytes(4), b"avifmif1") + box(b"meta", bytes(4), iloc) + rest
+    with pytest.raises(SampleError, match=r"AVIF: expected .*at most"):
+        probe(data, 1 << 20)
