@@ -16,6 +16,11 @@ from owl_stream.errors import SampleError
 MAX_JPEG_SCANS = 500
 """Encoders write about ten; each further scan costs a pass over the whole image."""
 
+MAX_JPEG_SEGMENTS = 1 << 16
+"""Full ones would be 4 GiB. Pillow makes an object of each, or looks at it in Python."""
+MAX_STRAY_BYTES = 1 << 20
+"""In front of the first scan, between segments: fill bytes mostly. Pillow looks at one at a time."""
+
 _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]", re.DOTALL)
 """The next marker in entropy-coded data: neither a stuffed byte (FF00) nor a restart (FFD0 to FFD7).
 
@@ -71,8 +76,18 @@ def read_jpeg(data: bytes | memoryview, *, whole: bool) -> JpegHeader:
         SampleError: `image_header`, `jpeg_truncated` or `jpeg_scans`.
     """
     scans, size, usual, sequential, ended = 0, None, True, False, False
-    coefficients = 0
+    coefficients = segments = stray = 0
+    behind = 2
     for code, start, end, apart in _segments(data):
+        segments += 1
+        if not scans:
+            stray, behind = stray + start - behind, end
+        if segments > MAX_JPEG_SEGMENTS or stray > MAX_STRAY_BYTES:
+            _refuse(
+                "image_header",
+                f"JPEG: expected at most {MAX_JPEG_SEGMENTS} segments, and {MAX_STRAY_BYTES} bytes between those in "
+                f"front of its scans, got more; save it again",
+            )
         if code == _EOI:
             if size is not None and scans:
                 return JpegHeader(*size, usual, coefficients, scans=scans)

@@ -21,7 +21,7 @@ MAX_SLOW_SAMPLES = 1 << 24
 _POINTER_BYTES = 8
 """Pillow keeps one for every row of a picture."""
 
-_COPIES = {"WEBP": 4}
+_COPIES = {"WEBP": 4, "JPEG": 3}
 """How many copies of the file a decoder makes; 2 for formats that are not listed."""
 
 _BYTES_A_PIXEL = {"WEBP": 20, "AVIF": 28, "ICO": 28}

@@ -15,6 +15,13 @@ MAX_HEAD_BYTES = 32 << 10
 MAX_BODY_BYTES = 64 << 10
 """No request of ours has a body but the login's; another small one is read and ignored."""
 
+MAX_UNANSWERED = 32
+"""Requests of one connection that are not answered yet. Some thousand fit into what is read at a time, and each costs
+memory and a look at all others; browsers and libraries ask for one at a time."""
+
+PARSED_BYTES = 4 << 10
+"""Parsed at a time."""
+
 NO_LIMIT = 1 << 30
 
 REASONS = {
@@ -71,7 +78,9 @@ class LimitedProtocol(HttpToolsProtocol):
         self._received += len(data)
         if self._deadline is None and (self.cycle is None or self.cycle.response_complete):
             self._expect_request()  # also for bytes that begin nothing: they have ended the keep-alive's own timer
-        super().data_received(data)
+        for start in range(0, len(data), PARSED_BYTES):  # what is refused is not parsed to its end
+            if not self.transport.is_closing():
+                super().data_received(data[start : start + PARSED_BYTES])
         if self._received > MAX_HEAD_BYTES and not self._in_body and self._deadline is not None:
             self._refuse(431, f"request head: expected at most {MAX_HEAD_BYTES} bytes")
 
@@ -87,6 +96,12 @@ class LimitedProtocol(HttpToolsProtocol):
         """The head is whole: what comes now is body."""
         self._received, self._in_body = 0, True
         self._body_bytes = 0
+        if self.transport.is_closing():
+            return  # what else was read at once is parsed, and nobody is there to be answered
+        if len(self._unanswered) >= MAX_UNANSWERED:
+            self.places.refused["pipelined"] += 1
+            self.drop()  # an answer could not be put in front of those that are under way
+            return
         if len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > MAX_HEAD_BYTES:
             self._refuse(431, f"request head: expected at most {MAX_HEAD_BYTES} bytes")
             return

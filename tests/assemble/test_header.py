@@ -243,3 +243,19 @@ def test_a_jpeg_without_an_image_is_refused() -> None:
     sof = data.index(b"\xff\xc0")
     data[sof + 5 : sof + 7] = b"\0\0"
     assert refusal(bytes(data)) == "image_header"
+
+
+@pytest.mark.parametrize("between", [b"\xff\xe5\x00\x02" * 70_000, b"\xff" * (2 << 20)], ids=["segments", "fill bytes"])
+def test_jpeg_of_countless_segments_is_refused(between: bytes) -> None:
+    """Pillow makes an object of each, or looks at each byte in Python: with 10 MB that was 300 MB beyond the limit."""
+    data = encode(Image.new("CMYK", (16, 16)), "JPEG")
+    with pytest.raises(SampleError, match="segments") as caught:
+        probe(data[:2] + between + data[2:], 1000)
+    assert caught.value.reason == "image_header"
+
+
+def test_jpeg_whose_scan_is_mostly_stray_bytes_counts_its_copies() -> None:
+    """What libjpeg warns of is looked for in copies of the file: three of them stand beside each other."""
+    data = encode(Image.new("RGB", (16, 16)), "JPEG")
+    data = data[:-2] + b"\1" * (1 << 20) + data[-2:]
+    assert probe(data, 1000).nbytes >= 3 * len(data)

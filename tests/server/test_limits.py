@@ -7,6 +7,7 @@ import resource
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -286,3 +287,19 @@ def test_fault_129_answers_that_nobody_reads_are_bounded_together() -> None:
         assert [other.dropped for other in crowd] == gone
     assert (small.dropped, large.dropped) == (True, False)
     assert connections.refused == {"unsent": 4}
+
+
+def test_thousands_of_requests_in_one_packet_end_their_connection(tmp_path: Path) -> None:
+    """Nobody needs a token to pipeline: eight connections of 14,000 requests each hold up nobody else."""
+    many = b"GET /livez HTTP/1.1\r\n\r\n" * 10_000
+    with ServerProcess(small_dataset(tmp_path, server={"workers": 1})) as server:
+        with crowd(server, 8) as sockets:
+            for sock in sockets:
+                sock.setblocking(False)
+                with contextlib.suppress(BlockingIOError, ConnectionError):
+                    sock.send(many)
+            began = time.monotonic()
+            assert get(server.url + "/livez").status == 200
+            assert time.monotonic() - began < 2.0
+        refused = get(server.url + "/metrics").body
+    assert b'owl_stream_connections_refused_total{reason="pipelined"} ' in refused
