@@ -7,6 +7,7 @@ any name, so this is a list of what is handed on, and everything else stays here
 from __future__ import annotations
 
 import os
+import re
 from contextlib import suppress
 
 _HANDED_ON = frozenset(
@@ -23,6 +24,9 @@ _BEGINNINGS = (
     *("ASAN_", "LSAN_", "TSAN_", "UBSAN_", "OPENSSL_"),
 )
 """Python, locale, loader, allocator, thread pools, coverage and sanitizers."""
+
+_SECRET = re.compile(r"(TOKEN|SECRET|PASSW|CREDENTIAL|_KEY$|_KEY_)", re.IGNORECASE)
+"""In a name that only begins as if it were for Python or the loader (`LD_SDK_KEY` is of LaunchDarkly)."""
 
 _TOKENS = ("OWL_SERVER__ACCESS__TOKENS", "OWL_TOKEN")
 
@@ -62,4 +66,4 @@ def forget_tokens() -> None:
 
 
 def _is_handed_on(name: str) -> bool:
-    return name in _HANDED_ON or name.startswith(_BEGINNINGS)
+    return name in _HANDED_ON or (name.startswith(_BEGINNINGS) and not _SECRET.search(name))

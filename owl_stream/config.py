@@ -13,9 +13,19 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from owl_stream.errors import ConfigError
 from owl_stream.strict_yaml import read_settings_file, read_yaml
@@ -81,6 +91,15 @@ class PlanSettings:
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_word_is_a_number(cls, value: object, info: ValidationInfo) -> object:
+        """`yes`, `on` and `off` are true and false in YAML, and those would be taken for 1 and 0."""
+        wanted = cls.model_fields[str(info.field_name)].annotation
+        if isinstance(value, bool) and {wanted, *get_args(wanted)} & {int, float}:
+            raise ValueError("expected a number, not `yes`, `no`, `on` or `off`")
+        return value
+
 
 class AccessConfig(_Frozen):
     """Who may read. Without tokens everyone may who reaches the port, and beyond loopback nobody should."""
@@ -129,6 +148,10 @@ class CacheConfig(_Frozen):
     max_bytes: int = Field(100 << 30, ge=1 << 30, description="least recently used go first; 1/32 holds a row's crops")
 
 
+MOST_S = 86_400.0
+"""Of every setting that is a time: a day. Clocks and timers take no number without end."""
+
+
 class ServerConfig(_Frozen):
     """Where the server listens, who may read, and what it may spend."""
 
@@ -150,12 +173,15 @@ class ServerConfig(_Frozen):
     cache: CacheConfig | None = Field(None, description="none: every epoch decodes anew")
     share_bytes: int = Field(128 << 20, ge=0, description="finished frames kept for consumers a little behind others")
     max_frame_bytes: int = Field(256 << 20, ge=1 << 10, le=2**32 - 1, description="a u32 holds it on the wire")
-    idle_timeout_s: float = Field(120.0, gt=0, description="a stream whose reader takes nothing this long is ended")
+    idle_timeout_s: float = Field(
+        120.0, gt=0, le=MOST_S, description="a stream whose reader takes nothing this long is ended"
+    )
     heartbeat_s: float = Field(5.0, gt=0, le=5, description="silence after which a stream says it is alive")
-    request_timeout_s: float = Field(10.0, gt=0, description="to receive a whole request")
+    request_timeout_s: float = Field(10.0, gt=0, le=MOST_S, description="to receive a whole request")
     job_timeout_s: float = Field(
         120.0,
         gt=0,
+        le=MOST_S,
         description="time for one assembly, or one read for a plan or page; past it storage stalls",
     )
     sample_cpu_s: int = Field(
@@ -164,6 +190,7 @@ class ServerConfig(_Frozen):
     grace_s: float = Field(
         5.0,
         gt=0,
+        le=MOST_S,
         description="time from SIGTERM until the process has ended",
     )
 

@@ -33,7 +33,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from owl_stream.inert import inert
+from owl_stream.inert import indented, inert
 
 
 class OwlStreamError(Exception):
@@ -47,7 +47,14 @@ class OwlStreamError(Exception):
     retryable = False
 
     def __str__(self) -> str:
-        return "\n".join(inert(line) for line in self._lines())
+        return "\n".join(self._shown(line) for line in self._lines())
+
+    def _shown(self, line: str) -> str:
+        """A line, inert. torch makes a worker's error anew from the text of its traceback, which keeps its lines."""
+        first, _, rest = line.partition("\n")
+        if not rest or not first.startswith(f"Caught {type(self).__name__} in DataLoader worker"):
+            return inert(line)
+        return f"{inert(first)}\n{indented(rest.rstrip())}"
 
     def raw(self) -> str:
         """The message with the characters of the data as they are: for what must keep its bytes, never for people."""

@@ -39,6 +39,8 @@ MAX_DIGITS = 64
 _SECRET = "tokens"
 """Below this key even a key's name is not repeated."""
 _NEEDS_QUOTES = "; text that begins with `*`, `&` or `!` needs quotes"
+_ODD_NUMBER = re.compile(r":|^[-+]?0[0-9_]")
+_ODD = "a number to base 8 or 60 (`010`, `1:30`), which nobody means; write it to base 10, or text in quotes"
 _TAG = re.compile(r"(?:could not determine a constructor for the|found undefined|duplicate) tag")
 """What PyYAML says before it quotes a tag, which may be a token that begins with `!`."""
 
@@ -195,7 +197,15 @@ class _StrictLoader(yaml.SafeLoader):
         """A whole number of a sensible length."""
         if len(self.construct_scalar(node)) > MAX_DIGITS:
             raise _refused(f"a whole number of more than {MAX_DIGITS} digits", node.start_mark)
+        if _ODD_NUMBER.search(self.construct_scalar(node)):
+            raise _refused(_ODD, node.start_mark)
         return super().construct_yaml_int(node)
+
+    def construct_yaml_float(self, node: ScalarNode) -> float:
+        """A number; PyYAML reads `1:30` as 90."""
+        if ":" in self.construct_scalar(node):
+            raise _refused(_ODD, node.start_mark)
+        return super().construct_yaml_float(node)
 
     def construct_yaml_null(self, node: ScalarNode) -> None:
         """Nothing; PyYAML's own takes any text after `!!null` for it."""
@@ -211,6 +221,7 @@ class _StrictLoader(yaml.SafeLoader):
 
 
 _StrictLoader.add_constructor("tag:yaml.org,2002:int", _StrictLoader.construct_yaml_int)
+_StrictLoader.add_constructor("tag:yaml.org,2002:float", _StrictLoader.construct_yaml_float)
 _StrictLoader.add_constructor("tag:yaml.org,2002:null", _StrictLoader.construct_yaml_null)
 _StrictLoader.add_constructor("tag:yaml.org,2002:binary", _StrictLoader.construct_yaml_binary)
 

@@ -123,6 +123,7 @@ def check_url(url: str) -> str:
     try:
         parts = urlsplit(url)
         valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        (parts.hostname or "").encode("idna")  # as looking it up does, for which a label has 1 to 63 characters
     except (ValueError, AttributeError):
         raise ConfigError("url: expected http://host:port, got something that is not an address") from None
     if not valid or not url.isascii() or not url.isprintable() or " " in url:
@@ -142,6 +143,10 @@ class HttpTransport:
     token: Token | None = None
     timeouts: Timeouts = Timeouts()
     tls: Tls = Tls()
+
+    def masked(self, text: str) -> str:
+        """See `Transport.masked`."""
+        return self.token.masked(text) if self.token else text
 
     def describe(self, url: str, dataset: str, interrupt: Interrupt | None = None) -> Description:
         """See `Transport.describe`."""
@@ -229,20 +234,26 @@ class HttpTransport:
         reported = {"Owl-Client-Stats": stats} if stats else {}
         return {"Accept-Encoding": "identity", "User-Agent": "owl-client", **reported, **authorization}
 
+    def _shown(self, exc: Exception) -> Exception:
+        """The same, without the token and inert: tracebacks show causes, and `http.client` quotes servers raw."""
+        exc.args = tuple(inert(self.masked(word)) if isinstance(word, str) else word for word in exc.args)
+        return exc
+
     @contextmanager
     def _translated(self, url: str) -> Iterator[None]:
         try:
             yield
         except OwlStreamError as exc:
-            if self.token and exc.args and isinstance(exc.args[0], str):
-                exc.args = (self.token.masked(exc.args[0]), *exc.args[1:])
+            if exc.args and isinstance(exc.args[0], str):
+                exc.args = (self.masked(exc.args[0]), *exc.args[1:])
             raise
         except (OSError, http.client.HTTPException) as exc:
             if _refuses_tls(exc):
                 raise ServerError(
                     f"{url}: no trust: {_reason(exc)}; pass tls=Tls(ca=..., certificate=..., key=...)"
                 ) from exc
-            raise PeerGoneError(f"{url}: {_reason(exc)}") from _inert_cause(exc)
+            told = f"{url}: {_reason(exc)}"
+            raise PeerGoneError(self.masked(told)) from self._shown(exc)
 
 
 class HttpByteStream:

@@ -7,11 +7,15 @@ for that batch for ever. So they are moved before, where an error reaches the tr
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import cache
+from multiprocessing.resource_sharer import DupFd
 from typing import Any
 
 import torch
+import torch.multiprocessing
 
 from owl_stream.errors import ConfigError
 
@@ -28,11 +32,36 @@ def share(tensors: Mapping[str, Any]) -> None:
     parts = [part for value in tensors.values() for part in (value if isinstance(value, list) else [value])]
     moving = [part for part in parts if part.numel() and not part.is_shared()]
     nbytes = sum(part.nbytes for part in moving)
+    _check_sender()
     try:
         for part in moving:
             part.share_memory_()
     except RuntimeError as exc:
         raise no_room(f"a batch of {nbytes} bytes", exc) from exc
+
+
+@cache
+def _check_sender() -> None:
+    """Begin to listen where descriptors are fetched, once a process: torch's queue would only print that it cannot.
+
+    Raises:
+        ConfigError: the socket for it cannot be made.
+    """
+    strategy = torch.multiprocessing.get_sharing_strategy()  # type: ignore[no-untyped-call] # torch leaves it untyped
+    if strategy != "file_descriptor":
+        return
+    reading, writing = os.pipe()
+    try:
+        DupFd(reading)
+    except OSError as exc:
+        raise ConfigError(
+            f"DataLoader worker: no socket below {tempfile.gettempdir()} to hand batches over: {exc}; set TMPDIR to a "
+            f"short path (at most 60 characters) that can be written to, or use num_workers=0: batches are received in "
+            f"a thread anyway"
+        ) from exc
+    finally:
+        os.close(reading)
+        os.close(writing)
 
 
 def share_cells(cells: torch.Tensor) -> bool:

@@ -310,8 +310,10 @@ class OwlStreamDataset(IterableDataset[Batch]):
         return Pass(receiver, lambda: self._position.finish_pass(work.worker))
 
     def _receive(self, order: Order, epoch: int, *, in_worker: bool) -> Receiver[Ready] | None:
-        nothing_left = order.next.epoch > epoch or not order.dataset.steps_per_epoch
-        return None if nothing_left else self._here().open(order, in_worker=in_worker)
+        if not order.dataset.steps_per_epoch:
+            log.warning("dataset %s: its server says that an epoch has no steps; nothing is read", order.dataset.name)
+            return None
+        return None if order.next.epoch > epoch else self._here().open(order, in_worker=in_worker)
 
     def _start(self, description: Description, share: Share, at: Cursor) -> Cursor:
         was = self._cut or (share.world_size, share.micro_batch_size)

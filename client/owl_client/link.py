@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from dataclasses import replace
 
 from owl_client.answers import error_from_frame
 from owl_client.buffers import ReceiveMemory
@@ -37,7 +38,7 @@ class Link:
         interrupt: Interrupt,
         counters: Counters,
     ) -> None:
-        self._url, self._order, self._counters = url, order, counters
+        self._url, self._order, self._counters, self._masked = url, order, counters, transport.masked
         self._at = order.resume_point()
         self._parser = FrameParser(limits, memory.take)
         self._contract: Contract | None = None
@@ -73,9 +74,9 @@ class Link:
                 if self._deadline.passed:
                     raise self._no_batch()
         except StateMismatchError as exc:
-            raise StateMismatchError(f"{self._url}: {exc}", exc.differences) from exc
+            raise StateMismatchError(self._masked(f"{self._url}: {exc}"), exc.differences) from exc
         except (FrameError, ProtocolVersionError) as exc:
-            raise type(exc)(f"{self._url}: {exc}") from exc
+            raise type(exc)(self._masked(f"{self._url}: {exc}")) from exc
 
     def close(self) -> None:
         """Let go of the connection."""
@@ -85,7 +86,7 @@ class Link:
         """Check a frame against the order and what `hello` promised; returns whether it is one to hand on."""
         header, contract = frame.header, self._contract
         if isinstance(header, ErrorInfo):
-            raise error_from_frame(self._url, header)
+            raise error_from_frame(self._url, replace(header, message=self._masked(header.message)))
         if isinstance(header, Hello) == (contract is not None):
             raise FrameError(f"expected {'no second' if contract else 'a'} hello, got a {header.kind} frame")
         if isinstance(header, Hello):

@@ -23,9 +23,16 @@ def other_data(place: str, expected: tuple[str, dict[str, str]], got: tuple[str,
     return StateMismatchError(f"{place} has other data: {describe_differences(differences)}", differences)
 
 
+MOST_NAMED = 8
+"""Components that an error tells of; `differences` holds all of them."""
+
+
 def describe_differences(differences: dict[str, tuple[str, str]]) -> str:
-    """One clause per component: `seed: expected 0, got 1`."""
-    return "; ".join(f"{name}: expected {expected}, got {got}" for name, (expected, got) in differences.items())
+    """One clause per component: `seed: expected 0, got 1`. A server may say any number of them, of any length."""
+    told = list(differences.items())[:MOST_NAMED]
+    clauses = [f"{name:.100}: expected {expected:.100}, got {got:.100}" for name, (expected, got) in told]
+    more = len(differences) - len(told)
+    return "; ".join([*clauses, *([f"and {more} more"] if more else [])])
 
 
 class Order:

@@ -130,6 +130,10 @@ class ByteStream(Protocol):
 class Transport(Protocol):
     """How to reach a server. Implementations are picklable, so that a dataset can go to DataLoader workers."""
 
+    def masked(self, text: str) -> str:
+        """`text` without what is secret between a server and us, should a server repeat it."""
+        ...
+
     def describe(self, url: str, dataset: str, interrupt: Interrupt) -> Description:
         """Ask one server what it has; `interrupt` ends waits inside it.
 

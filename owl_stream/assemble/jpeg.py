@@ -76,18 +76,8 @@ def read_jpeg(data: bytes | memoryview, *, whole: bool) -> JpegHeader:
         SampleError: `image_header`, `jpeg_truncated` or `jpeg_scans`.
     """
     scans, size, usual, sequential, ended = 0, None, True, False, False
-    coefficients = segments = stray = 0
-    behind = 2
-    for code, start, end, apart in _segments(data):
-        segments += 1
-        if not scans:
-            stray, behind = stray + start - behind, end
-        if segments > MAX_JPEG_SEGMENTS or stray > MAX_STRAY_BYTES:
-            _refuse(
-                "image_header",
-                f"JPEG: expected at most {MAX_JPEG_SEGMENTS} segments, and {MAX_STRAY_BYTES} bytes between those in "
-                f"front of its scans, got more; save it again",
-            )
+    coefficients = 0
+    for code, start, end, apart in _bounded(_segments(data)):
         if code == _EOI:
             if size is not None and scans:
                 return JpegHeader(*size, usual, coefficients, scans=scans)
@@ -113,6 +103,27 @@ def read_jpeg(data: bytes | memoryview, *, whole: bool) -> JpegHeader:
     if size is None or scans != 1 or not sequential:
         refuse_truncated(data)
     return JpegHeader(*size, usual, coefficients, ended=False)
+
+
+def _bounded(segments: Iterator[_Segment]) -> Iterator[_Segment]:
+    """The segments, as many as a picture has: a decoder keeps each, and looks at every byte between them.
+
+    Raises:
+        SampleError: `image_header`: there are more, or more bytes between those in front of the first scan.
+    """
+    stray, behind = 0, 2
+    for number, segment in enumerate(segments, start=1):
+        if behind:
+            stray, behind = stray + segment.start - behind, segment.end
+        if number > MAX_JPEG_SEGMENTS or stray > MAX_STRAY_BYTES:
+            _refuse(
+                "image_header",
+                f"JPEG: expected at most {MAX_JPEG_SEGMENTS} segments, and {MAX_STRAY_BYTES} bytes between those in "
+                f"front of its scans, got more; save it again",
+            )
+        if segment.code == _SOS:
+            behind = 0
+        yield segment
 
 
 def _coefficient_bytes(data: bytes | memoryview, start: int, width: int, height: int, channels: int) -> int:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
 import ssl
+import threading
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,10 +26,13 @@ from owl_stream.errors import (
     ServerError,
     UnknownDatasetError,
 )
-from owl_stream.wire import ErrorInfo, Frame, FrameParser
+from owl_stream.wire import BatchHeader, ErrorInfo, Frame, FrameParser
 
 CONNECT_S, READ_S = 10.0, 15.0
 """Three heartbeats that do not come mean that the server is gone."""
+
+FRAME_S = 120.0
+"""Without a batch, whatever else comes."""
 
 MAX_ANSWER_BYTES = 16 << 20
 
@@ -81,7 +87,7 @@ class Peer:
             OwlStreamError: it cannot be had; the server's own words are in the message.
         """
         with self.open(path, query) as response:
-            return _parsed(self.url, response.read(MAX_ANSWER_BYTES))
+            return _parsed(self.url, _whole(self.url, response))
 
     def frames(self, path: str, query: Mapping[str, object]) -> Iterator[Frame]:
         """The frames of an answer as they come; an `error` frame is raised. Close the iterator to hang up.
@@ -89,19 +95,27 @@ class Peer:
         Raises:
             OwlStreamError: as `json`; also bytes that are no frames.
         """
-        parser = FrameParser()
-        with self.open(path, query) as response:
+        parser, watch = FrameParser(), _Watch(READ_S)
+        with self.open(path, query, watch) as response:
+            watch.move(FRAME_S)
             while nbytes := _read(self.url, response, parser.buffer()):
                 frame = parser.advance(nbytes)
                 if frame is not None:
+                    if isinstance(frame.header, BatchHeader):
+                        watch.move(FRAME_S)
                     if isinstance(frame.header, ErrorInfo):
                         raise _error(self.url, frame.header.code, frame.header.message, frame.header.retryable)
                     yield frame
             parser.close()
 
     @contextmanager
-    def open(self, path: str, query: Mapping[str, object] | None = None) -> Iterator[http.client.HTTPResponse]:
-        """A GET whose answer is 200, on a connection of its own that closes with the block."""
+    def open(
+        self, path: str, query: Mapping[str, object] | None = None, watch: _Watch | None = None
+    ) -> Iterator[http.client.HTTPResponse]:
+        """A GET whose answer is 200, on a connection of its own that closes with the block.
+
+        `watch` ends it; without one it is whole within READ_S.
+        """
         parts = urlsplit(self.url)
         connection = self._connection(parts.scheme, parts.hostname or "", parts.port)
         headers = {"Accept-Encoding": "identity", "User-Agent": "owl-stream-cli"}
@@ -112,14 +126,24 @@ class Peer:
             try:
                 connection.connect()
                 connection.sock.settimeout(READ_S)
-                connection.request("GET", target, headers=headers)
-                response = connection.getresponse()
             except (OSError, http.client.HTTPException) as exc:
-                raise ConfigError(f"{self.url}: cannot reach it: {_reason(exc)}; is the server running there?") from exc
-            with response:
-                if response.status != 200:
-                    _refuse(self.url, response)
-                yield response
+                raise _unreachable(self.url, exc) from exc
+            watch = watch or _Watch(READ_S)
+            with watch.over(connection.sock):
+                try:
+                    connection.request("GET", target, headers=headers)
+                    response = connection.getresponse()
+                except (OSError, http.client.HTTPException) as exc:
+                    raise _unreachable(self.url, TimeoutError() if watch.late else exc) from exc
+                with response:
+                    try:
+                        if response.status != 200:
+                            _refuse(self.url, response)
+                        yield response
+                    except OwlStreamError:
+                        if watch.late:
+                            raise PeerGoneError(f"{self.url}: no whole answer in time, though bytes came") from None
+                        raise
         finally:
             connection.close()
 
@@ -133,14 +157,59 @@ class Peer:
         return http.client.HTTPSConnection(host, port, timeout=CONNECT_S, context=context)
 
 
+def _unreachable(url: str, exc: Exception) -> ConfigError:
+    return ConfigError(f"{url}: cannot reach it: {_reason(exc)}; is the server running there?")
+
+
 def _is_address(url: str) -> bool:
     try:
         parts = urlsplit(url)
         port = parts.port
+        (parts.hostname or "").encode("idna")
     except ValueError:  # brackets that hold no address, a port that is no number
         return False
     named = parts.scheme in ("http", "https") and bool(parts.hostname) and port != 0
     return named and "@" not in parts.netloc and not parts.query
+
+
+class _Watch:
+    """Ends what reads from a socket once time is up: a socket's own timeout only bounds the silence between bytes."""
+
+    def __init__(self, seconds: float) -> None:
+        self._sock: socket.socket | None = None
+        self._ended = threading.Event()
+        self.late = False
+        self.move(seconds)
+
+    def move(self, seconds: float) -> None:
+        """Let the time be up `seconds` from now."""
+        self._until = time.monotonic() + seconds
+
+    @contextmanager
+    def over(self, sock: socket.socket) -> Iterator[None]:
+        """Watch a socket for the length of a block."""
+        self._sock = sock
+        threading.Thread(target=self._run, daemon=True).start()
+        try:
+            yield
+        finally:
+            self._ended.set()
+
+    def _run(self) -> None:
+        while not self._ended.wait(max(0.0, self._until - time.monotonic())):
+            if time.monotonic() >= self._until and self._sock is not None:
+                self.late = True
+                with suppress(OSError):
+                    socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
+                return
+
+
+def _whole(url: str, response: http.client.HTTPResponse) -> bytes:
+    """A small answer's body. Never by `read`, which takes the size of a chunk at its word, even one of -1."""
+    body, piece = bytearray(), memoryview(bytearray(1 << 16))
+    while nbytes := _read(url, response, piece[: MAX_ANSWER_BYTES - len(body)]):
+        body += piece[:nbytes]
+    return bytes(body)
 
 
 def _read(url: str, response: http.client.HTTPResponse, buffer: memoryview) -> int:
@@ -151,7 +220,7 @@ def _read(url: str, response: http.client.HTTPResponse, buffer: memoryview) -> i
 
 
 def _refuse(url: str, response: http.client.HTTPResponse) -> None:
-    body = _parsed(url, response.read(MAX_ANSWER_BYTES))
+    body = _parsed(url, _whole(url, response))
     error = body.get("error") if isinstance(body, dict) else None
     if not isinstance(error, dict) or (response.status == 404 and error.get("code") != "unknown_dataset"):
         raise ConfigError(f"{url}: answered {response.status} {response.reason}; is it an owl-stream server?")

@@ -59,6 +59,7 @@ def create_app(
         tokens=read_tokens(config),
         connections=Connections(places(config.server.max_connections, descriptors())),
         tracing=begin_tracing(),
+        opening=Threads("opening datasets", len(config.datasets), None),
     )
     app = FastAPI(
         title="owl-stream",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from owl_stream.assemble import CacheSettings, Dataset, open_dataset
+from owl_stream.blocking import Running
 from owl_stream.config import Config
 from owl_stream.errors import OwlStreamError, ServerBusyError, UnknownDatasetError
 from owl_stream.machine import explained
@@ -20,13 +22,22 @@ RETRY_AFTER_INDEXING_S = 2.0
 
 @dataclass
 class Entry:
-    """One configured dataset. `progress` is the share of bytes indexed, 0 to 1."""
+    """One configured dataset. `progress` is the share of bytes indexed, 0 to 1.
+
+    `heard_at`: when opening it last made progress, by the monotonic clock; None while it is not being opened.
+    """
 
     name: str
     status: Literal["indexing", "ready", "failed"] = "indexing"
     progress: float = 0.0
     dataset: Dataset | None = None
     error: OwlStreamError | None = None
+    heard_at: float | None = None
+
+    @property
+    def silent_s(self) -> float:
+        """Seconds without progress in opening it."""
+        return 0.0 if self.heard_at is None else time.monotonic() - self.heard_at
 
 
 @dataclass
@@ -50,17 +61,22 @@ class Catalogue:
 
         Raises what `open_dataset` raises.
         """
-        return open_dataset(
-            name,
-            self.config.datasets[name],
-            base=self.config.base,
-            index_dir=self.index_dir,
-            processes=self.processes,
-            max_frame_bytes=self.config.server.max_frame_bytes,
-            cache=self._cache,
-            stall_s=self.config.server.job_timeout_s,
-            progress=partial(self._note, self.entries[name]),
-        )
+        entry = self.entries[name]
+        entry.heard_at = time.monotonic()
+        try:
+            return open_dataset(
+                name,
+                self.config.datasets[name],
+                base=self.config.base,
+                index_dir=self.index_dir,
+                processes=self.processes,
+                max_frame_bytes=self.config.server.max_frame_bytes,
+                cache=self._cache,
+                stall_s=self.config.server.job_timeout_s,
+                progress=partial(self._note, entry),
+            )
+        finally:
+            entry.heard_at = None
 
     def admit(self, dataset: Dataset) -> None:
         """From now on it is served."""
@@ -90,7 +106,9 @@ class Catalogue:
     def _note(self, entry: Entry, done: Progress) -> None:
         if self.stopped:
             raise ServerBusyError("the server stops: indexing was given up and goes on at the next start")
-        entry.progress = done.bytes_done / max(done.bytes_total, 1)
+        progress = done.bytes_done / max(done.bytes_total, 1)
+        if progress != entry.progress:  # it is told again and again, so that it can be stopped
+            entry.progress, entry.heard_at = progress, time.monotonic()
 
     def get(self, name: str) -> Dataset:
         """The dataset of that name, ready to serve.
@@ -114,6 +132,12 @@ class Catalogue:
     def ready(self) -> bool:
         """Whether every dataset can be served."""
         return all(entry.status == "ready" for entry in self.entries.values())
+
+    def stuck(self) -> list[Running]:
+        """Datasets whose opening has made no progress for as long as one read may take."""
+        longest_s = self.config.server.job_timeout_s
+        silent = {name: entry.silent_s for name, entry in self.entries.items()}
+        return [Running(f"opening {name}", seconds) for name, seconds in silent.items() if seconds >= longest_s]
 
     @property
     def failures(self) -> dict[str, OwlStreamError]:

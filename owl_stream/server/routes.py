@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -183,14 +184,20 @@ async def batch(
     return SingleFrame(state, dataset, at, reader_of(request), {})
 
 
-@router.get("/{name}/plan", responses=REFUSALS)
+@router.get("/{name}/plan", responses=REFUSALS, response_model=dict[str, Any])
 async def plan(
     name: str, state: State, epoch: Number = 0, step: Number = 0, count: Annotated[int, Query(ge=1, le=100)] = 1
-) -> dict[str, Any]:
+) -> Response:
     """Which samples are in which global steps, at what cost."""
     dataset = state.catalogue.get(name)
     what = f"the plan of {name}, epoch {epoch}, step {step}"
-    return await dataset.pages.run(what, _plan, dataset, epoch, step, count)
+    return await dataset.pages.run(what, lambda: json_answer(_plan(dataset, epoch, step, count)))
+
+
+def json_answer(content: object) -> Response:
+    """An answer that may be long, as FastAPI would write it, but made where it is called: not on the event loop."""
+    text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return Response(text.encode(), media_type="application/json")
 
 
 def _plan(dataset: Dataset, epoch: int, step: int, count: int) -> dict[str, Any]:
@@ -207,13 +214,14 @@ def _plan(dataset: Dataset, epoch: int, step: int, count: int) -> dict[str, Any]
     return {"fingerprint": dataset.fingerprint, "steps_per_epoch": dataset.steps_per_epoch, "steps": steps}
 
 
-@router.get("/{name}/quarantine", responses=REFUSALS)
+@router.get("/{name}/quarantine", responses=REFUSALS, response_model=dict[str, Any])
 async def quarantine(
     name: str, request: Request, state: State, offset: Number = 0, limit: Annotated[int, Query(ge=1, le=10_000)] = 1000
-) -> dict[str, Any]:
+) -> Response:
     """Every sample that was found bad at indexing: shard, key, member, byte offset, reason."""
     dataset = state.catalogue.get(name)
-    return await dataset.pages.run(f"the quarantine of {name}", _quarantine, dataset, offset, limit)
+    what = f"the quarantine of {name}"
+    return await dataset.pages.run(what, lambda: json_answer(_quarantine(dataset, offset, limit)))
 
 
 def _quarantine(dataset: Dataset, offset: int, limit: int) -> dict[str, Any]:

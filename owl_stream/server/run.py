@@ -72,7 +72,7 @@ def bind(host: str, port: int, allowed: Callable[[str], None] = lambda address: 
         except BaseException:
             sock.close()
             raise
-    except (OSError, OverflowError) as exc:
+    except (OSError, OverflowError, UnicodeError) as exc:  # UnicodeError: no name that can be looked up
         reason = exc.strerror if isinstance(exc, OSError) else str(exc)
         raise ConfigError(
             f"cannot listen on {host} port {port}: {reason}; end what listens there, or choose another with --port"

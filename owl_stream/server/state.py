@@ -53,7 +53,7 @@ class ServerState:
     def stuck(self) -> list[Running]:
         """What waits for storage past its deadline."""
         datasets = [each for dataset in self.catalogue.datasets() for each in dataset.stuck()]
-        return [*datasets, *self.engine.stuck()]
+        return [*self.catalogue.stuck(), *datasets, *self.engine.stuck()]
 
     def running(self) -> list[Running]:
         """What may wait for storage now, within its deadline or not."""

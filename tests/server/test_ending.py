@@ -137,7 +137,7 @@ def listens(url: str) -> bool:
     """Whether a connection can be made."""
     try:
         connect(url).close()
-    except ConnectionRefusedError:
+    except ConnectionError:
         return False
     return True
 

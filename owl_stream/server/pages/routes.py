@@ -102,16 +102,15 @@ router.get("/pages/datasets/{name}/batches/{epoch}/{step}/{micro}", response_cla
 """The inspector shows what the data route serves: the same function, the same bytes."""
 
 
-@router.get("/pages/datasets/{name}/steps/{epoch}/{step}")
+@router.get("/pages/datasets/{name}/steps/{epoch}/{step}", response_model=dict[str, Any])
 async def step_facts(
     name: str, epoch: int, step: int, state: State, world_size: Size = 1, micro_batch_size: Size | None = None
-) -> dict[str, Any]:
+) -> Response:
     """A global step's samples, and how they are dealt to ranks and micro-batches."""
     dataset = state.catalogue.get(name)
     size = micro_batch_size or max(1, dataset.global_batch_size // world_size)
-    return await dataset.pages.run(
-        f"epoch {epoch}, step {step} of {name}", _step, dataset, epoch, step, world_size, size
-    )
+    what = f"epoch {epoch}, step {step} of {name}"
+    return await dataset.pages.run(what, lambda: routes.json_answer(_step(dataset, epoch, step, world_size, size)))
 
 
 def _step(dataset: Dataset, epoch: int, step: int, world_size: int, micro_batch_size: int) -> dict[str, Any]:
