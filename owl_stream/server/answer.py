@@ -74,6 +74,7 @@ class Answer(Response):
             self._connections.note_stuck()
             log.warning("the reader took nothing for %g s", self._settings.idle_timeout_s)
             abort(scope)
+            _forget_where(outcome)
         elif isinstance(outcome, Exception):
             record.ended = outcome.code if isinstance(outcome, OwlStreamError) else "internal"
             raise outcome
@@ -84,6 +85,12 @@ class Answer(Response):
     @abstractmethod
     async def _deliver(self, scope: Scope, send: Send, record: StreamRecord) -> None:
         """Send everything, and set `record.ended`."""
+
+
+def _forget_where(exc: BaseException | None) -> None:
+    """Drop the tracebacks of an error and its causes: their frames and the connection hold each other in a circle."""
+    while exc is not None:
+        exc.__traceback__, exc = None, exc.__cause__ or exc.__context__
 
 
 class SingleFrame(Answer):

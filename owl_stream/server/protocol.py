@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
+from functools import partial
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
@@ -61,6 +63,9 @@ class LimitedProtocol(HttpToolsProtocol):
         self.places.leave(self)
         self._tell_all()
         super().connection_lost(exc)
+        # TLS keeps 256 KiB a connection. Without a circle it goes now, and not with the next garbage collection.
+        self._unanswered = []
+        self.transport.set_protocol(asyncio.Protocol())
 
     @property
     def unsent_bytes(self) -> int:
@@ -88,7 +93,8 @@ class LimitedProtocol(HttpToolsProtocol):
         """Start a new request's clock and offer the stream ways to drop the connection and to write to it directly."""
         super().on_message_begin()
         self._received, self._in_body = 0, False
-        self.scope["extensions"] = {ABORT: {"abort": self.drop}, DIRECT: {"transport": self.transport}}
+        dropping = partial(_drop, weakref.ref(self))
+        self.scope["extensions"] = {ABORT: {"abort": dropping}, DIRECT: {"transport": self.transport}}
         if self._deadline is None:
             self._expect_request()
 
@@ -164,6 +170,12 @@ class LimitedProtocol(HttpToolsProtocol):
             b"connection: close\r\n\r\n%s" % (status, REASONS[status], len(body), advice, body)
         )
         self.transport.close()
+
+
+def _drop(protocol: weakref.ref[LimitedProtocol]) -> None:
+    """Drop a connection, if it is still there."""
+    if (there := protocol()) is not None:
+        there.drop()
 
 
 def limited_protocol(request_timeout_s: float, places: Connections | None = None) -> type[Any]:

@@ -197,6 +197,32 @@ def test_fault_125_readers_that_stall_or_vanish_over_tls(tmp_path: Path, secure:
         assert "Traceback" not in server.log.read_text()
 
 
+@pytest.mark.parametrize("idle_timeout_s", [0.5, PATIENCE_S], ids=["stall", "vanish"])
+def test_fault_125_readers_over_tls_leave_no_memory(tmp_path: Path, secure: Secure, idle_timeout_s: float) -> None:
+    """TLS holds 256 KiB a connection: what is left goes with it, and does not wait for a garbage collection."""
+    with large_frames(tmp_path, idle_timeout_s=idle_timeout_s, tls=secure.settings) as server, ExitStack() as stack:
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
+        patch.setattr(ssl, "_create_default_https_context", secure.client.context)  # what `get` trusts
+        sizes = []
+        for round_ in range(16):
+            readers = [OverSocket(server.url, 0, secure.client) for _ in range(12)]
+            if idle_timeout_s < PATIENCE_S:
+                until_no_stream_is_open(server)
+            leave_all(readers, random.Random(round_))
+            until_no_stream_is_open(server)
+            sizes.append(own_bytes(server))
+        assert min(sizes[-4:]) < min(sizes[2:6]) + (12 << 20)  # it was 30 MiB and more
+        assert server.stop() == 0
+
+
+def own_bytes(server: ServerProcess) -> int:
+    """Memory of the server's own process, without what it shares with workers."""
+    assert server.process is not None
+    rollup = Path(f"/proc/{server.process.pid}/smaps_rollup").read_text()
+    pss, shared = (int(found) << 10 for found in re.findall(r"^Pss(?:_Shmem)?: +(\d+) kB", rollup, re.MULTILINE))
+    return pss - shared
+
+
 def test_fault_125_readers_that_vanish_with_many_frames_ahead(tmp_path: Path) -> None:
     """Half over a socket, half in shared memory."""
     with large_frames(tmp_path) as server:
