@@ -19,7 +19,7 @@ MAX_IDLE_BYTES = 512 << 20
 _SMALLEST = 1 << 16
 
 
-class NoReceiveMemory(MemoryError):  # noqa: N818 # it says what there is none of
+class NoReceiveMemoryError(MemoryError):
     """There is no memory for a payload. Nobody's fault but this machine's: no error of a connection or a server."""
 
 
@@ -53,7 +53,7 @@ class ReceiveMemory:
         """Writable memory of exactly `nbytes` bytes.
 
         Raises:
-            NoReceiveMemory: the system, or CUDA, gives none.
+            NoReceiveMemoryError: the system, or CUDA, gives none.
         """
         with self._lock:
             slab = self._fitting(nbytes)
@@ -78,7 +78,7 @@ class ReceiveMemory:
         try:
             return self._new(capacity)
         except (MemoryError, RuntimeError) as exc:  # numpy's, torch's
-            raise NoReceiveMemory(
+            raise NoReceiveMemoryError(
                 f"receive memory: expected {capacity} bytes{' that are pinned for CUDA' if self._pinned else ''}, got "
                 f"none: {exc!s:.300}; ask for a smaller micro_batch_size, prefetch or prefetch_bytes, keep fewer "
                 f"batches, or give the trainer more memory (ulimit -l and -v, docker: --memory)"

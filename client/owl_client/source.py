@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from owl_client.batch import OFFSET_LENGTHS, Batch, BatchMeta, split_offsets
-from owl_client.buffers import NoReceiveMemory
+from owl_client.buffers import NoReceiveMemoryError
 from owl_client.crossing import share
 from owl_client.device import Placed, Placer
 from owl_client.order import Order
@@ -79,7 +79,7 @@ class BatchSource:
         """
         try:
             frame = self._stream.next()
-        except NoReceiveMemory as exc:  # ours, so no other server is asked
+        except NoReceiveMemoryError as exc:  # ours, so no other server is asked
             raise ConfigError(str(exc)) from exc
         if frame is None:
             return None

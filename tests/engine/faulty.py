@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from owl_stream.assemble import Assembled, Assembler, AssemblerFactory, Header, Job
+from owl_stream.assemble import Assembled, Assembler, AssemblerFactory, Dataset, Header, Job
 from owl_stream.assemble.assembler import Progress
 from owl_stream.assemble.images import Decoded
+from owl_stream.engine import Coordinate
 
 _OF_MEMORY = ("memory", "hoard", "crowd")
 
@@ -38,6 +39,15 @@ class FaultyFactory:
         if self.fault == "unopened":
             os.kill(os.getpid(), signal.SIGKILL)
         return FaultyAssembler(self.real(), self)
+
+
+def harm(dataset: Dataset, at: Coordinate, fault: str, once: Path | None = None) -> int:
+    """Make a dataset's assembler misbehave at the first row of a micro-batch; returns that row's digest."""
+    row = dataset.job(*at).rows[0]
+    assert row is not None
+    assert isinstance(dataset.assembler_factory, AssemblerFactory)
+    dataset.assembler_factory = FaultyFactory(dataset.assembler_factory, row.digest, fault, once)  # type: ignore[assignment] # stands in for it
+    return row.digest
 
 
 class FaultyAssembler:

@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from owl_stream.assemble import AssemblerFactory, Dataset, SampleLimits
+from owl_stream.assemble import Dataset, SampleLimits
 from owl_stream.engine import Coordinate, Engine, InlineEngine, ProcessEngine
 from owl_stream.engine.handle import WorkerDiedError, WorkerHandle
 from owl_stream.engine.slabs import CONTROL_BYTES, SlabPool
 from owl_stream.errors import ReadError, WorkerError
 from owl_stream.wire import BatchHeader, parse_frames
 from tests.engine.conftest import open_small, running
-from tests.engine.faulty import FaultyFactory
+from tests.engine.faulty import harm
 from tests.support.datasets import small_dataset
 from tests.support.patience import PATIENCE_S
 
@@ -33,15 +33,6 @@ def harmed(tmp_path: Path) -> Iterator[Dataset]:
     dataset = open_small(small_dataset(tmp_path / "data"))
     yield dataset
     dataset.close()
-
-
-def harm(dataset: Dataset, fault: str, once: Path | None = None) -> int:
-    """Make the dataset's assembler misbehave at the first row of the first step; returns that row's digest."""
-    row = dataset.job(*AT).rows[0]
-    assert row is not None
-    assert isinstance(dataset.assembler_factory, AssemblerFactory)
-    dataset.assembler_factory = FaultyFactory(dataset.assembler_factory, row.digest, fault, once)  # type: ignore[assignment] # stands in for it
-    return row.digest
 
 
 async def undisturbed(dataset: Dataset) -> bytes:
@@ -62,7 +53,7 @@ def test_fault_4_a_killed_worker_is_replaced_and_the_frame_is_the_same(harmed: D
 
     async def run() -> None:
         expected = await undisturbed(harmed)
-        harm(harmed, "SIGKILL", once=tmp_path / "killed")
+        harm(harmed, AT, "SIGKILL", once=tmp_path / "killed")
         async with running(ProcessEngine(1)) as engine:
             with await engine.frame(harmed, AT) as lease:
                 assert bytes(lease.view) == expected
@@ -94,7 +85,7 @@ def test_fault_62_only_the_sample_that_harms_its_decoder_is_masked(harmed: Datas
 
     async def run() -> None:
         (whole,) = parse_frames(await undisturbed(harmed))
-        harm(harmed, fault)
+        harm(harmed, AT, fault)
         async with running(ProcessEngine(1, sample_cpu_s=1, lone_cpu_s=1)) as engine:
             with await engine.frame(harmed, AT) as lease:
                 (frame,) = parse_frames(bytes(lease.view))
@@ -114,7 +105,7 @@ def test_a_crash_that_does_not_come_again_blames_nobody(harmed: Dataset, tmp_pat
 
     async def run() -> None:
         expected = await undisturbed(harmed)
-        harm(harmed, "SIGSEGV", once=tmp_path / "crashed")
+        harm(harmed, AT, "SIGSEGV", once=tmp_path / "crashed")
         async with running(ProcessEngine(1)) as engine:
             with await engine.frame(harmed, AT) as lease:
                 assert bytes(lease.view) == expected
@@ -128,7 +119,7 @@ def test_fault_55_a_stall_is_a_retryable_error_and_masks_nothing(harmed: Dataset
 
     async def run() -> None:
         expected = await undisturbed(harmed)
-        harm(harmed, "stall", once=tmp_path / "stalled")
+        harm(harmed, AT, "stall", once=tmp_path / "stalled")
         async with running(ProcessEngine(1, job_timeout_s=3)) as engine:
             with pytest.raises(ReadError, match="storage seems to stall"):
                 await engine.frame(harmed, AT)
@@ -148,7 +139,7 @@ def test_a_job_in_the_hands_of_a_worker_that_dies_of_another_comes_to_no_harm(
     async def run() -> None:
         async with running(InlineEngine()) as engine:
             expected = [await copied(engine, harmed, at) for at in places]
-        harm(harmed, fault, once=tmp_path / "harmed")
+        harm(harmed, AT, fault, once=tmp_path / "harmed")
         async with running(ProcessEngine(1, job_timeout_s=5)) as engine:
             got = await asyncio.gather(*(copied(engine, harmed, at) for at in places), return_exceptions=True)
             assert (tmp_path / "harmed").exists()
@@ -167,7 +158,7 @@ def test_of_the_jobs_that_a_dead_worker_leaves_only_the_first_was_begun(harmed: 
     jobs = [harmed.job(*AT), harmed.job(1, 0, 0, 0, 1, 4)]
 
     async def run() -> None:
-        harm(harmed, "SIGKILL")
+        harm(harmed, AT, "SIGKILL")
         pool, worker = SlabPool(0, lambda number: None), WorkerHandle(60.0)
         slabs = [pool.take(harmed.capacity(job)) for job in jobs]
         work = (worker.assemble(harmed, job, slab, SampleLimits(10, 60)) for job, slab in zip(jobs, slabs, strict=True))
@@ -191,7 +182,7 @@ def test_a_worker_is_handed_a_second_job_only_where_others_are_left(
     reached = tmp_path / "reached"
 
     async def run() -> None:
-        harm(harmed, "stall", once=reached)
+        harm(harmed, AT, "stall", once=reached)
         async with running(ProcessEngine(1)) as engine:
             tasks = [asyncio.create_task(copied(engine, harmed, at)) for at in places]
             async with asyncio.timeout(PATIENCE_S):
@@ -209,7 +200,7 @@ def test_workers_that_keep_being_killed_end_in_a_retryable_error(harmed: Dataset
     places = [AT, *(Coordinate(epoch, 0, 0, 0, 1, 4) for epoch in range(1, 4))]
 
     async def run() -> None:
-        harm(harmed, fault)
+        harm(harmed, AT, fault)
         async with running(ProcessEngine(1)) as engine:
             got = await asyncio.gather(*(copied(engine, harmed, at) for at in places), return_exceptions=True)
             assert isinstance(got[0], WorkerError)

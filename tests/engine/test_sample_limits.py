@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from owl_stream.assemble import NO_MEMORY, AssemblerFactory, Dataset
+from owl_stream.assemble import NO_MEMORY, Dataset
 from owl_stream.engine import Coordinate, Engine, InlineEngine, ProcessEngine
 from owl_stream.engine.handle import WorkerDiedError
 from owl_stream.wire import BatchHeader, parse_frames
 from tests.cli.faulty_shards import slow_bmp
 from tests.engine.conftest import running
-from tests.engine.faulty import FaultyFactory
+from tests.engine.faulty import harm
 from tests.support.assembly import make_dataset
 from tests.support.tars import Sample, chat, picture
 
@@ -38,14 +38,6 @@ def dataset(tmp_path: Path) -> Iterator[Dataset]:
     dataset = make_dataset(tmp_path / "data", [sample(f"s{seed}", seed) for seed in range(8)])
     yield dataset
     dataset.close()
-
-
-def harm(dataset: Dataset, fault: str, once: Path | None = None) -> None:
-    """Make the first row of the first step misbehave where it is decoded."""
-    row = dataset.job(*AT).rows[0]
-    assert row is not None
-    assert isinstance(dataset.assembler_factory, AssemblerFactory)
-    dataset.assembler_factory = FaultyFactory(dataset.assembler_factory, row.digest, fault, once)  # type: ignore[assignment] # stands in for it
 
 
 def frame_of(engine: Engine, dataset: Dataset, at: Coordinate = AT) -> bytes:
@@ -73,7 +65,7 @@ def rows_of(frame: bytes) -> list[tuple[str, str]]:
 
 def test_fault_131_a_sample_that_never_gets_enough_memory_is_masked_the_same_by_every_engine(dataset: Dataset) -> None:
     """A MemoryError again and again stops no run: that row is masked by name, its neighbours are as they were."""
-    harm(dataset, "memory")
+    harm(dataset, AT, "memory")
     inline, processes = frame_of(InlineEngine(), dataset), frame_of(ProcessEngine(2, sample_cpu_s=3), dataset)
     assert inline == processes
     (status, reason), *others = rows_of(inline)
@@ -88,7 +80,7 @@ def test_fault_131_a_memory_error_that_does_not_come_again_masks_nothing(
 ) -> None:
     """It says nothing about the sample, which is good at the second try."""
     expected = frame_of(InlineEngine(), dataset)
-    harm(dataset, "memory", once=tmp_path / "happened")
+    harm(dataset, AT, "memory", once=tmp_path / "happened")
     assert frame_of(ENGINES[kind](), dataset) == expected
     assert (tmp_path / "happened").exists()
 
@@ -96,7 +88,7 @@ def test_fault_131_a_memory_error_that_does_not_come_again_masks_nothing(
 def test_fault_131_memory_that_is_there_for_a_sample_alone_is_there_for_it_among_others(dataset: Dataset) -> None:
     """A sample that takes too much beside others only is given what it needs: no error for ever, no mask."""
     expected = frame_of(InlineEngine(), dataset)
-    harm(dataset, "crowd")
+    harm(dataset, AT, "crowd")
 
     async def run() -> None:
         async with running(ProcessEngine(1)) as engine:
@@ -112,7 +104,7 @@ def test_fault_131_a_decoder_that_takes_gigabytes_is_refused_them(
     dataset: Dataset, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The kernel refuses a worker more than a picture may take; the sample is condemned, and the log says so, once."""
-    harm(dataset, "hoard")
+    harm(dataset, AT, "hoard")
 
     async def run() -> None:
         async with running(ProcessEngine(1)) as engine:
@@ -128,7 +120,7 @@ def test_fault_131_a_decoder_that_takes_gigabytes_is_refused_them(
 
 def test_fault_131_an_abort_for_want_of_memory_condemns_alone_too(dataset: Dataset) -> None:
     """A library that aborts where it gets no memory ends its worker, alone too."""
-    harm(dataset, "SIGABRT")
+    harm(dataset, AT, "SIGABRT")
     assert "SIGABRT" in rows_of(frame_of(ProcessEngine(1), dataset))[0][1]
 
 
@@ -152,7 +144,7 @@ def test_fault_132_a_dear_sample_is_the_same_on_servers_of_other_settings(tmp_pa
 
 def test_fault_132_a_sample_of_much_cpu_time_is_not_taken_for_storage_that_stalls(dataset: Dataset) -> None:
     """However short the deadline of a job is, a decoder that never returns is condemned, and the run goes on."""
-    harm(dataset, "spin")
+    harm(dataset, AT, "spin")
     engine = ProcessEngine(1, job_timeout_s=4, sample_cpu_s=60, lone_cpu_s=1)
     assert "CPU-time" in rows_of(frame_of(engine, dataset))[0][1]
 
@@ -162,7 +154,7 @@ def test_fault_132_a_lone_try_that_is_killed_condemns_nothing(
 ) -> None:
     """The kernel's memory killer may choose the lone worker: that says nothing about the sample."""
     expected = frame_of(InlineEngine(), dataset)
-    harm(dataset, "memory", once=tmp_path / "happened")
+    harm(dataset, AT, "memory", once=tmp_path / "happened")
 
     async def run() -> None:
         async with running(ProcessEngine(1)) as engine:

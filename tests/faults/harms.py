@@ -164,7 +164,7 @@ class Flip:
     async def __call__(self, pieces: Pieces, struck: Struck) -> Pieces:
         """See `Harm`."""
         left, in_body = self.bit // 8, False
-        async for piece in _head_apart(pieces):
+        async for piece in head_apart(pieces):
             if in_body and 0 <= left < len(piece):
                 struck()
                 changed = bytearray(piece)
@@ -188,7 +188,7 @@ class Frames:
 
     async def __call__(self, pieces: Pieces, struck: Struck) -> Pieces:
         """See `Harm`."""
-        whole = _head_apart(pieces)
+        whole = head_apart(pieces)
         yield await anext(whole)
         held: list[bytes] = []
         async for frame in split_frames(unchunk(whole)):
@@ -233,7 +233,7 @@ class EndCleanly:
 
     async def __call__(self, pieces: Pieces, struck: Struck) -> Pieces:
         """See `Harm`."""
-        whole, seen = _head_apart(pieces), 0
+        whole, seen = head_apart(pieces), 0
         yield await anext(whole)
         async for frame in split_frames(unchunk(whole)):
             if seen == self.count:
@@ -244,7 +244,7 @@ class EndCleanly:
         yield chunk(b"")
 
 
-async def _head_apart(pieces: Pieces) -> Pieces:
+async def head_apart(pieces: Pieces) -> Pieces:
     """The same bytes; the head of the answer is the first piece, and nothing else is in it."""
     head = b""
     async for piece in pieces:

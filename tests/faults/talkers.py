@@ -19,7 +19,7 @@ import torch
 from owl_client import Backoff, OwlStreamDataset
 from owl_stream.errors import OwlStreamError
 from owl_stream.wire import Header, Heartbeat, Stats, pack_frame
-from tests.faults.harms import END_OF_HEAD, Harm, Pieces, Struck, chunk, split_frames, unchunk
+from tests.faults.harms import Harm, Pieces, Struck, chunk, head_apart, split_frames, unchunk
 from tests.faults.large import ROWS
 from tests.faults.proxy import FaultProxy
 from tests.support.hashes import batch_line
@@ -104,22 +104,11 @@ TALKERS: Mapping[str, tuple[str, Callable[[], Harm]]] = {
 
 async def _hello(pieces: Pieces) -> Pieces:
     """The head and the first frame."""
-    head = b""
-    async for piece in pieces:
-        head += piece
-        if END_OF_HEAD in head:
-            break
-    cut = head.find(END_OF_HEAD) + len(END_OF_HEAD)
-    yield head[:cut]
-    async for frame in split_frames(unchunk(_chained(head[cut:], pieces))):
+    apart = head_apart(pieces)
+    yield await anext(apart)
+    async for frame in split_frames(unchunk(apart)):
         yield chunk(frame)
         return
-
-
-async def _chained(first: bytes, pieces: Pieces) -> Pieces:
-    yield first
-    async for piece in pieces:
-        yield piece
 
 
 async def _for_ever(piece: bytes) -> AsyncIterator[bytes]:
