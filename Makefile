@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-deepspeed check bench soak serve wheel format clean
+.PHONY: demo test test-long test-deepspeed check bench soak serve wheel format clean
 
 # The demo's data stay in ./demo, to be looked at.
 demo: $(VENV)/.demo
@@ -12,7 +12,11 @@ demo: $(VENV)/.demo
 
 # Tests mostly wait for processes and clocks: two files at a time.
 test: $(VENV)/.dev
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist loadfile -m "not long"
+
+# Those that wait for minutes, until a peer is given up or a run hangs.
+test-long: $(VENV)/.dev
+	$(BIN)/pytest -n 2 --dist loadfile -m long
 
 # The rest of the tests of trainers. DeepSpeed lies in a folder of its own, where only that test sees it.
 test-deepspeed: $(VENV)/.deepspeed

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import crop_cache, endurance, interpreter, sharing, start, throughput, transport
+from benchmarks import endurance, interpreter, pixel_cache, sharing, start, throughput, transport
 from benchmarks.balance import measure_balance
 from benchmarks.report import Line, machine, show, show_contenders
 from benchmarks.workload import Kind, Workload, prepare
@@ -61,7 +61,7 @@ def parts(workloads: dict[Kind, Workload], real: Sequence[Path], length: Length)
         "transport": lambda: transport.measure(plain, rounds=3 * length.rounds),
         "transport-cut": lambda: transport.measure(workloads["cut"], rounds=3 * length.rounds, passes=1),
         "transport-socket": lambda: transport.measure(plain, rounds=3 * length.rounds, shared_memory=False),
-        "cache": lambda: crop_cache.measure(plain, rounds=few),
+        "cache": lambda: pixel_cache.measure(plain, rounds=few),
         "sharing": lambda: sharing.measure(plain, rounds=few, seconds=length.seconds * 3),
         "balance": lambda: measure_balance(plain, real),
         "start": lambda: start.measure(plain, rounds=few),

@@ -17,7 +17,8 @@ from benchmarks.rounds import Ratio
 from benchmarks.workload import Workload
 from owl_stream.assemble import open_dataset
 from owl_stream.config import DatasetConfig
-from owl_stream.plan import Plan, Pool, RowCosts
+from owl_stream.plan import Plan
+from owl_stream.shards import Costs, Pool
 
 SAMPLES = 10_000
 CASE = Case(global_batch_size=32, world_size=4, micro_batch_size=8, bucket_window=32)
@@ -25,7 +26,7 @@ CASE = Case(global_batch_size=32, world_size=4, micro_batch_size=8, bucket_windo
 
 @dataclass(frozen=True)
 class DrawnTable:
-    """Rows drawn with repetition from real ones: what planning needs of an index. `rows`: [n, 2], tokens and crops."""
+    """Rows drawn with repetition from real ones: what planning needs of an index. `rows`: text and vision tokens."""
 
     rows: Rows
 
@@ -41,15 +42,14 @@ class DrawnTable:
         """As Table; one shard."""
         return np.array([self.pool_size(pool)])
 
-    def costs(self, ids: NDArray[np.int64]) -> RowCosts:
-        """As Table."""
-        rows = self.rows[ids]
-        return RowCosts(rows[:, 0], np.full(len(rows), 20), rows[:, 1])
+    def costs(self, ids: NDArray[np.int64]) -> Costs:
+        """As Table; an image's vision tokens are one unit."""
+        text, vision = self.rows[ids].T
+        zeros = np.zeros_like(text)
+        return Costs.of(np.stack([text, zeros + 20, vision > 0, vision, zeros, zeros], axis=1))
 
     def _ids(self, pool: Pool) -> NDArray[np.int64]:
-        text = self.rows[:, 1] == 0
-        chosen = {"all": np.ones_like(text), "text": text, "image": ~text}[pool]
-        return np.flatnonzero(chosen)
+        return np.flatnonzero(self.costs(np.arange(len(self.rows))).in_pool(pool))
 
 
 def measure_balance(workload: Workload, shards: Sequence[Path]) -> tuple[list[Line], dict[str, Any]]:
@@ -60,7 +60,7 @@ def measure_balance(workload: Workload, shards: Sequence[Path]) -> tuple[list[Li
         dataset = open_dataset("balance", config, Path(), Path(directory), processes=0)
         jobs = [dataset.job(0, step, micro, 0, 1, 8) for step in range(dataset.steps_per_epoch) for micro in range(4)]
         dataset.close()
-    real = as_rows([(row.text_tokens, row.crops) for job in jobs for row in job.rows if row is not None])
+    real = as_rows([row.size for job in jobs for row in job.rows if row is not None])
     drawn = real[np.random.default_rng(0).integers(0, len(real), SAMPLES)]
     outcome = measure(planned_steps(Plan(DrawnTable(drawn), config.plan), CASE), CASE, config.plan)
     lines = [

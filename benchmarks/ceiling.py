@@ -17,11 +17,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from benchmarks.contender import Feed, Read
-from benchmarks.workload import IMAGE_SIZE, SAMPLES, Kind, Workload
-from owl_stream.assemble.crops import Cutter, SimdResizer
+from benchmarks.workload import IMAGE_SIZE, LAYOUT, SAMPLES, Workload
 from owl_stream.assemble.header import Header, probe
 from owl_stream.assemble.images import Decoder
-from owl_stream.layouts.grid import choose_grid
+from owl_stream.assemble.resizers import make_resizer
+from owl_stream.layouts import Choices, Layout, Resize, Visual, get_layout
+from owl_stream.layouts.owl3.grid import choose_grid
 
 PROCESSES = 2
 OUTSTANDING = 6
@@ -33,15 +34,16 @@ BATCHES = 4
 class _Decoding:
     """What one process holds: every picture's bytes, and where to put its pixels."""
 
-    kind: Kind
-    rows: int
+    workload: Workload
     pictures: list[tuple[bytes, Header]] = field(default_factory=list)
     decoder: Decoder = field(default_factory=Decoder)
-    resize: SimdResizer = field(default_factory=SimdResizer)
-    cutter: Cutter = field(default_factory=lambda: Cutter(IMAGE_SIZE, "simd"))
+    resize: Resize = field(default_factory=lambda: make_resizer("simd"))
 
     def __post_init__(self) -> None:
-        crops = 1 if self.kind == "plain" else 8
+        self.rows, self.cuts = self.workload.rows, self.workload.kind == "cut"
+        layout = get_layout(LAYOUT)
+        self.layout: Layout = layout(layout.settle(Choices(self.workload.vision)))
+        crops = 8 if self.cuts else 1
         self.memory = np.empty((BATCHES, self.rows, crops, 3, IMAGE_SIZE, IMAGE_SIZE), np.uint8)
 
     def run(self, start: int, crops: bool) -> int:
@@ -49,9 +51,11 @@ class _Decoding:
         memory = self.memory[start // self.rows % BATCHES]
         for at, (data, header) in enumerate(self.pictures[start : start + self.rows]):
             pixels = self.decoder.decode(data, header).pixels
-            grid = choose_grid(header.width, header.height, IMAGE_SIZE) if self.kind == "cut" else None
+            grid = choose_grid(header.width, header.height, IMAGE_SIZE) if self.cuts else None
             if crops:
-                self.cutter.cut(pixels, grid, memory[at, : 1 if grid is None else grid[0] * grid[1] + 1])
+                count = 1 if grid is None else grid[0] * grid[1] + 1
+                visual = Visual(0, 0, "pixel_values", 0, count, grid or ())
+                self.layout.draw(pixels, visual, memory[at, :count], self.resize)
                 continue
             if grid is not None:
                 self.resize(pixels, grid[1] * IMAGE_SIZE, grid[0] * IMAGE_SIZE)
@@ -63,7 +67,7 @@ _here: list[_Decoding] = []
 
 
 def _load(workload: Workload) -> None:
-    decoding = _Decoding(workload.kind, workload.rows)
+    decoding = _Decoding(workload)
     for path in workload.shards:
         with tarfile.open(path) as tar:
             for member in tar:

@@ -5,7 +5,7 @@
     python -m benchmarks.padding --shards 'data/*.tar' --tokenizer tokenizer.json
 
 Padding efficiency is attended / all text tokens, filler rows left out. The cost of a rank is what dealing weighs: its
-padded text tokens and the tokens of its crops. The ratio dearest / mean rank is averaged over steps without fillers.
+padded text tokens and its vision tokens. The ratio dearest / mean rank is averaged over steps without fillers.
 """
 
 from __future__ import annotations
@@ -27,15 +27,19 @@ from numpy.typing import NDArray
 
 from owl_stream.config import Config, DatasetConfig, PlanSettings, load_config, make_config
 from owl_stream.errors import OwlStreamError, UsageError
-from owl_stream.plan import Plan, Pool, RowCosts, Table, check_deal
+from owl_stream.plan import Plan, Table, check_deal
+from owl_stream.shards import Costs, Pool, RowSize
 
 Rows = NDArray[np.int64]
-"""[n, 2]: text tokens and crops of the rows of a micro-batch, fillers left out."""
+"""[n, 2]: text tokens and vision tokens of the rows of a micro-batch, fillers left out."""
 
 Step = list[list[Rows]]
 """[W][M] micro-batches."""
 
 LARGEST_FRAME = 2**32 - 1
+CROP_TOKENS = 27**2
+"""Vision tokens of a synthetic crop: one of mPLUG-Owl3, of either release."""
+
 SHUFFLES = 20
 
 
@@ -77,7 +81,7 @@ def measure(steps: Iterator[Step], case: Case, settings: PlanSettings) -> Outcom
 def cost(rows: Rows, settings: PlanSettings) -> int:
     """What dealing weighs a full micro-batch."""
     text = len(rows) * int(rows[:, 0].max()) * settings.text_token_cost
-    return text + int(rows[:, 1].sum()) * settings.vision_tokens_per_crop * settings.vision_token_cost
+    return text + int(rows[:, 1].sum()) * settings.vision_token_cost
 
 
 def random_steps(rows: Rows, case: Case, seed: int) -> Iterator[Step]:
@@ -94,7 +98,7 @@ def planned_steps(plan: Plan, case: Case) -> Iterator[Step]:
     """Epoch 0 of a plan."""
     for number in range(plan.steps_per_epoch):
         step = plan.step(0, number)
-        columns = np.stack([step.costs.text_tokens, step.costs.crops], axis=1)
+        columns = np.stack([step.costs.text_tokens, step.costs.vision_tokens], axis=1)
         dealt = step.deal(case.world_size, case.micro_batch_size).rows
         yield [[columns[micro[micro >= 0]] for micro in rank] for rank in dealt]
 
@@ -112,7 +116,7 @@ def served_steps(name: str, config: Config, index_dir: Path, case: Case) -> Iter
             for rank in ranks:
                 sizes = (case.world_size, case.micro_batch_size)
                 jobs = [dataset.job(0, number, micro, rank, *sizes) for micro in range(micros)]
-                step.append([as_rows([(r.text_tokens, r.crops) for r in job.rows if r is not None]) for job in jobs])
+                step.append([as_rows([row.size for row in job.rows if row is not None]) for job in jobs])
             yield step
     finally:
         dataset.close()
@@ -125,9 +129,9 @@ def with_case(config: DatasetConfig, case: Case) -> DatasetConfig:
     )
 
 
-def as_rows(pairs: Sequence[tuple[int, int]]) -> Rows:
-    """Rows from (text tokens, crops)."""
-    return np.array(pairs, dtype=np.int64).reshape(-1, 2)
+def as_rows(sizes: Sequence[RowSize]) -> Rows:
+    """Rows of these sizes."""
+    return np.array([(size.text_tokens, size.vision_tokens) for size in sizes], dtype=np.int64).reshape(-1, 2)
 
 
 def compare(steps: list[Step], case: Case, settings: PlanSettings) -> dict[str, Any]:
@@ -154,7 +158,8 @@ class SyntheticTable:
     def pool_size(self, pool: Pool) -> int:
         """As Table."""
         text = -(-self.samples // 10)
-        return {"all": self.samples, "text": text, "image": self.samples - text}[pool]
+        sizes: dict[Pool, int] = {"all": self.samples, "text": text, "image": self.samples - text}
+        return sizes.get(pool, 0)
 
     def pool_ids(self, pool: Pool, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         """As Table."""
@@ -167,11 +172,13 @@ class SyntheticTable:
         shards = -(-self.samples // 10_000)
         return np.diff(np.arange(shards + 1, dtype=np.int64) * self.pool_size(pool) // shards)
 
-    def costs(self, ids: NDArray[np.int64]) -> RowCosts:
+    def costs(self, ids: NDArray[np.int64]) -> Costs:
         """As Table."""
         scattered = ids * 0x9E3779B1 % (1 << 32)
         crops = np.where(ids % 10 == 0, 0, 1 + (scattered >> 7) % 6)
-        return RowCosts(60 + (scattered >> 11) % 341, np.full_like(ids, 20), crops)
+        zeros = np.zeros_like(ids)
+        text = 60 + (scattered >> 11) % 341
+        return Costs.of(np.stack([text, zeros + 20, crops, crops * CROP_TOKENS, zeros, zeros], axis=1))
 
 
 def time_plan(table: Table, settings: PlanSettings, samples: int) -> dict[str, Any]:

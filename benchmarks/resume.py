@@ -36,6 +36,7 @@ from owl_stream.assemble.measure import Measurer
 from owl_stream.assemble.tokenizer import load_tokenizer
 from owl_stream.config import DatasetConfig
 from owl_stream.demo.dataset import build_demo_dataset
+from owl_stream.layouts import settle_recipe
 from owl_stream.shards import build_index, find_shards
 from owl_stream.shards.tables import CostTable, IndexPlace, ScanTable, Tables, load_tables, save_tables
 
@@ -43,8 +44,6 @@ MAX_RATIO = 1.5
 LINKS = 100
 WARM_UPS = 5
 PART = 0.95
-SETTINGS: dict[str, Any] = {"image_size": 112, "cut": "off"}
-"""Small crops, so that finding the step does not hide behind making its pictures."""
 
 
 def write_aliased_index(directory: Path, shards: Sequence[str], tokenizer: str, samples: int) -> Path:
@@ -58,10 +57,11 @@ def write_aliased_index(directory: Path, shards: Sequence[str], tokenizer: str, 
         "keep_rows": False,
     }
     config = DatasetConfig.model_validate(dataset)
-    vocabulary = load_tokenizer(config.tokenizer, directory)
-    recipe_digest = cost_recipe_digest(config.recipe, vocabulary)
+    recipe = settle_recipe(config)
+    vocabulary = load_tokenizer(recipe.tokenizer, directory)
+    recipe_digest = cost_recipe_digest(recipe, vocabulary)
     found = find_shards(config.shards, directory)
-    measure = Measurer(config.recipe, vocabulary)
+    measure = Measurer(recipe, vocabulary)
     build_index(found, measure, recipe_digest, directory, processes=0, on_bad_sample="mask").close()
     place = IndexPlace(directory)
     originals = [load_tables(place, shard, recipe_digest) for shard in found]

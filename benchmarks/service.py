@@ -16,7 +16,7 @@ import torch
 import yaml
 
 from benchmarks.contender import ROOT, Feed, Read
-from benchmarks.workload import IMAGE_SIZE, LAYOUT, MAX_LENGTH, Workload
+from benchmarks.workload import LAYOUT, MAX_LENGTH, Workload
 from owl_client import OwlStreamDataset
 
 
@@ -32,9 +32,8 @@ class Service:
                     "shards": [str(path) for path in workload.shards],
                     "tokenizer": str(workload.tokenizer),
                     "layout": LAYOUT,
-                    "image_size": IMAGE_SIZE,
+                    "vision": workload.vision,
                     "max_length": MAX_LENGTH,
-                    "cut": workload.cut,
                     "global_batch_size": workload.rows,
                     **dataset,
                 }

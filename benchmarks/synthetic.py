@@ -9,13 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from owl_stream.errors import WorkerError
-from owl_stream.shards import Index, Measure, Shard, build_index
-from owl_stream.shards.tables import COST, SPAN, CostTable, IndexPlace, ScanTable, save_tables
+from owl_stream.shards import Costs, Index, Measure, Shard, build_index
+from owl_stream.shards.tables import SPAN, CostTable, IndexPlace, ScanTable, save_tables
 
 RECIPE = "synthetic"
 BLOCK = 512
 SAMPLE_BLOCKS = 200
 """A sample of about 100 KB."""
+CROP_TOKENS = 27**2
+"""Vision tokens of a crop of mPLUG-Owl3."""
 
 
 def imaginary_shards(directory: Path, samples: int, shards: int) -> list[Shard]:
@@ -44,14 +46,15 @@ def open_imaginary_index(index_dir: Path, shards: list[Shard]) -> Index:
     return build_index(shards, _unmeasured, RECIPE, index_dir, processes=0, on_bad_sample="mask")
 
 
-def _imaginary_columns(rng: np.random.Generator, count: int) -> tuple[NDArray[np.void], NDArray[np.void]]:
-    spans, costs = np.empty(count, dtype=SPAN), np.empty(count, dtype=COST)
+def _imaginary_columns(rng: np.random.Generator, count: int) -> tuple[NDArray[np.void], Costs]:
+    spans = np.empty(count, dtype=SPAN)
     spans["block"] = np.arange(count, dtype=np.uint32) * SAMPLE_BLOCKS
     spans["length"] = SAMPLE_BLOCKS * BLOCK
     spans["digest"] = rng.integers(0, 1 << 63, count)
-    costs["text_tokens"], costs["supervised_tokens"] = rng.integers(60, 401, count), 20
-    costs["crops"] = np.where(rng.random(count) < 0.1, 0, rng.integers(1, 7, count))
-    return spans, costs
+    text = rng.integers(60, 401, count)
+    crops = np.where(rng.random(count) < 0.1, 0, rng.integers(1, 7, count))
+    zeros = np.zeros_like(text)
+    return spans, Costs.of(np.stack([text, zeros + 20, crops, crops * CROP_TOKENS, zeros, zeros], axis=1))
 
 
 def _unmeasured() -> Measure:

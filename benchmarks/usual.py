@@ -19,12 +19,11 @@ import torch
 from PIL import Image as Picture
 
 from benchmarks.workload import IMAGE_SIZE, LAYOUT, MAX_LENGTH, Workload
-from owl_stream.assemble.crops import Cutter
 from owl_stream.assemble.header import probe
 from owl_stream.assemble.images import decode
+from owl_stream.assemble.resizers import make_resizer
 from owl_stream.assemble.tokenizer import ChatTokenizer, load_tokenizer
-from owl_stream.config import DatasetConfig
-from owl_stream.layouts import EncodedRow, Image, get_layout
+from owl_stream.layouts import Choices, EncodedRow, Image, Layout, LengthLimit, Resize, get_layout
 from owl_stream.records import Message
 
 Kernels = Literal["usual", "ours"]
@@ -44,22 +43,21 @@ class Recipe:
     """Sample -> row -> batch, as plain functions; picklable, so that worker processes of any loader can have it."""
 
     kernels: Kernels
-    cut: str
-    tokenizer: Path
+    workload: Workload
 
     @cached_property
     def _tokenizer(self) -> ChatTokenizer:
         torch.set_num_threads(1)
-        return load_tokenizer(str(self.tokenizer), Path()).build()
+        return load_tokenizer(str(self.workload.tokenizer), Path()).build()
 
     @cached_property
-    def _cutter(self) -> Cutter:
-        return Cutter(IMAGE_SIZE, "simd")
+    def _resize(self) -> Resize:
+        return make_resizer("simd")
 
     @cached_property
-    def _settings(self) -> Any:
-        options = {"cut": self.cut, "max_length": MAX_LENGTH, "image_size": IMAGE_SIZE, "layout": LAYOUT}
-        return DatasetConfig(shards=("none",), tokenizer="none", **options).recipe
+    def _layout(self) -> Layout:
+        layout = get_layout(LAYOUT)
+        return layout(layout.settle(Choices(self.workload.vision)))
 
     def row(self, sample: Mapping[str, Any]) -> Row:
         """One webdataset-like sample, `jpg` and `json` as bytes."""
@@ -69,10 +67,13 @@ class Recipe:
 
     def batch(self, rows: list[Row]) -> dict[str, torch.Tensor]:
         """Padded text tensors and all crops."""
-        layout = get_layout(LAYOUT)
-        lengths, crops = [row.text.text_tokens for row in rows], [row.text.crops for row in rows]
-        shapes = layout.tensors(lengths, crops)
-        arrays = {shape.name: np.empty(shape.shape, shape.dtype) for shape in shapes}
+        layout = self._layout
+        lengths = layout.lengths([row.text.size for row in rows])
+        arrays = {
+            entry.name: np.empty([lengths[d] if isinstance(d, str) else d for d in entry.dims], entry.dtype)
+            for entry in layout.schema
+            if entry.normalise is None
+        }
         layout.collate([row.text for row in rows], self._tokenizer.pad_id, arrays)
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
         return {**tensors, "pixel_values": torch.cat([row.crops for row in rows])}
@@ -81,10 +82,10 @@ class Recipe:
         with Picture.open(io.BytesIO(jpeg)) as picture:
             image = picture.convert("RGB")
         text = self._encode(messages, image.width, image.height)
-        size, (view,) = IMAGE_SIZE, text.views
+        size, (visual,) = IMAGE_SIZE, text.visuals
         pixels = []
-        if view.grid is not None:
-            rows, cols = view.grid
+        if visual.form:
+            rows, cols = visual.form
             large = image.resize((cols * size, rows * size), Picture.Resampling.BICUBIC)
             boxes = [(c * size, r * size, (c + 1) * size, (r + 1) * size) for r in range(rows) for c in range(cols)]
             pixels = [large.crop(box) for box in boxes]
@@ -95,18 +96,19 @@ class Recipe:
     def _ours(self, jpeg: bytes, messages: list[Message]) -> Row:
         header = probe(jpeg, 10**8)
         text = self._encode(messages, header.width, header.height)
-        (view,) = text.views
-        out = np.empty((view.crops, 3, IMAGE_SIZE, IMAGE_SIZE), np.uint8)
-        self._cutter.cut(decode(jpeg, header).pixels, view.grid, out)
+        (visual,) = text.visuals
+        out = np.empty((visual.rows, 3, IMAGE_SIZE, IMAGE_SIZE), np.uint8)
+        self._layout.draw(decode(jpeg, header).pixels, visual, out, self._resize)
         return Row(text, torch.from_numpy(out))
 
     def _encode(self, messages: list[Message], width: int, height: int) -> EncodedRow:
-        return get_layout(LAYOUT).encode(messages, [Image(width, height)], self._tokenizer, self._settings)
+        limit = LengthLimit(MAX_LENGTH, "truncate")
+        return self._layout.encode(messages, [Image(width, height)], self._tokenizer, limit)
 
 
 def recipe_of(workload: Workload, kernels: Kernels) -> Recipe:
     """The functions for a workload."""
-    return Recipe(kernels, workload.cut, workload.tokenizer)
+    return Recipe(kernels, workload)
 
 
 def webdataset_loader(workload: Workload, kernels: Kernels) -> Callable[[], Iterator[dict[str, torch.Tensor]]]:

@@ -13,7 +13,7 @@ import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
@@ -51,9 +51,9 @@ class Workload:
         return 32 if self.kind == "plain" else 8
 
     @property
-    def cut(self) -> str:
-        """The recipe's `cut`."""
-        return "off" if self.kind == "plain" else "single"
+    def vision(self) -> dict[str, Any]:
+        """What the dataset's configuration says about pictures."""
+        return {"image_size": IMAGE_SIZE, "cut": "off" if self.kind == "plain" else "single"}
 
 
 @dataclass(frozen=True)

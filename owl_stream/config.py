@@ -34,12 +34,6 @@ ENV_PREFIX = "OWL_"
 
 _SECRETS = ("server", "access", "tokens")
 
-LayoutName = Literal["owl3-240728", "owl3-241101"]
-RELEASED_SIDE: Mapping[LayoutName, int] = {"owl3-240728": 384, "owl3-241101": 378}
-"""Side of a crop in the released processors: what the models were trained with."""
-
-RELEASED = {"owl3-240728": "mPLUG/mPLUG-Owl3-7B-240728", "owl3-241101": "mPLUG/mPLUG-Owl3-7B-241101"}
-"""Hub ids of the models that each layout was made for; each has the `tokenizer.json` that rows are made with."""
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 
@@ -48,28 +42,6 @@ MAX_IMAGE_BYTES = 256 << 20
 
 MAX_SAMPLE_CPU_S = 60
 """CPU time after which a sample that is tried alone is condemned. A constant, so it is the same for all servers."""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What turns a sample into a row. Two datasets with equal recipes share a cost table.
-
-    `tokenizer` is a path to a `tokenizers` file or a hub id; its *content*, not its name, enters any digest.
-    `chat` is the released processor's form unless asked otherwise: it is what the released weights were trained on.
-    """
-
-    layout: LayoutName
-    tokenizer: str
-    image_size: int
-    cut: Literal["off", "single", "all"]
-    resize: Literal["simd", "pillow"]
-    max_length: int
-    on_too_long: Literal["truncate", "skip"]
-    max_image_pixels: int
-    max_image_bytes: int = MAX_IMAGE_BYTES
-    chat: Literal["release", "swift"] = "release"
-    on_unknown_field: Literal["count", "refuse"] = "count"
-    literal_markers: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,7 +57,6 @@ class PlanSettings:
     last: Literal["fill", "drop"]
     text_token_cost: int
     vision_token_cost: int
-    vision_tokens_per_crop: int
 
 
 class _Frozen(BaseModel):
@@ -142,10 +113,10 @@ Network = Annotated[ipaddress.IPv4Network | ipaddress.IPv6Network, BeforeValidat
 
 
 class CacheConfig(_Frozen):
-    """Crops on disk, for epochs, data sets and servers to share; relative to the configuration."""
+    """Pixels on disk, for epochs, data sets and servers to share; relative to the configuration."""
 
     dir: Path = Field(description="made if it is not there; may be shared by servers")
-    max_bytes: int = Field(100 << 30, ge=1 << 30, description="least recently used go first; 1/32 holds a row's crops")
+    max_bytes: int = Field(100 << 30, ge=1 << 30, description="least recently used go first; 1/32 holds a row's pixels")
 
 
 MOST_S = 86_400.0
@@ -203,19 +174,27 @@ class DatasetConfig(_Frozen):
     """One dataset: where its shards lie, what a row is, and in which order rows come."""
 
     shards: tuple[str, ...] = Field(min_length=1, description="tars, brace patterns, globs, directories")
-    layout: LayoutName = Field("owl3-240728", description="the release of the model, see layouts.md")
-    tokenizer: str = Field(min_length=1, description="a tokenizers file, a directory with one, or a hub id")
-    chat: Literal["release", "swift"] = Field(
-        "release", description="the released processor's text and labels, or ms-swift's, see layouts.md"
+    model: str | None = Field(
+        None, min_length=1, description="a model's directory or hub id: settles what is not chosen, see layouts.md"
     )
-    image_size: int | None = Field(
-        None,
-        ge=14,
-        le=4096,
-        description="side of a crop in pixels; none: the release's, 384 for 240728, 378 for 241101",
+    layout: str | None = Field(
+        None, min_length=1, description="the model family; none: the model's, or owl3-240728 without one"
     )
-    cut: Annotated[Literal["off", "single", "all"] | None, _OFF] = Field(
-        None, description="`off`, `single`, `all`; none: `single`, as 240728 does, or `all` under chat: swift"
+    tokenizer: str | None = Field(
+        None, min_length=1, description="a tokenizers file, a directory with one, or a hub id; none: the model's"
+    )
+    chat_template: str | None = Field(
+        None, min_length=1, description="a file of Jinja in place of the model's chat template"
+    )
+    train_on: Literal["all", "last"] | None = Field(
+        None, description="which answers are learned: all (none), or the last, where a chat template writes the text"
+    )
+    positions: Literal["v5", "v4"] | None = Field(
+        None, description="which transformers' rule counts positions (Qwen); none: v5"
+    )
+    chat: str | None = Field(None, description="the form of the text: what the layout offers, see layouts.md")
+    vision: dict[str, Any] = Field(
+        default_factory=dict, description="what the layout lets one choose about pictures, see layouts.md"
     )
     resize: Literal["simd", "pillow"] = Field("simd", description="pillow is bit-exact with the released processor")
     max_length: int = Field(4096, ge=16, le=1 << 20, description="tokens of a row")
@@ -231,7 +210,7 @@ class DatasetConfig(_Frozen):
     shuffle_block_shards: int = Field(8, ge=1, description="shards read at a time under shuffle: block")
     bucket_window: int = Field(32, ge=1, le=1 << 16, description="steps whose rows are sorted by length together")
     modality: Annotated[Literal["pure", "off"], _OFF] = Field(
-        "pure", description="pure: all rows of a step have images, or none has"
+        "pure", description="pure: all rows of a step have images, videos, both, or none"
     )
     last: Literal["fill", "drop"] = Field("fill", description="the last step of an epoch: completed, or left out")
     on_too_long: Literal["truncate", "skip"] = Field("truncate", description="what is longer than max_length")
@@ -242,25 +221,13 @@ class DatasetConfig(_Frozen):
     literal_markers: bool = Field(False, description="`<image>`, `<video>` of other tools are text in every record")
     keep_rows: bool = Field(True, description="token ids beside the index (4 bytes each): workers need not tokenise")
     text_token_cost: int = Field(1, ge=0, description="what dealing weighs a padded text token")
-    vision_token_cost: int = Field(1, ge=0, description="what dealing weighs a token of a crop")
+    vision_token_cost: int = Field(1, ge=0, description="what dealing weighs a vision token")
 
-    @property
-    def recipe(self) -> Recipe:
-        """The part that turns a sample into a row."""
-        return Recipe(
-            layout=self.layout,
-            tokenizer=self.tokenizer,
-            image_size=RELEASED_SIDE[self.layout] if self.image_size is None else self.image_size,
-            cut=self.cut or ("all" if self.chat == "swift" else "single"),
-            resize=self.resize,
-            max_length=self.max_length,
-            on_too_long=self.on_too_long,
-            max_image_pixels=self.max_image_pixels,
-            max_image_bytes=self.max_image_bytes,
-            chat=self.chat,
-            on_unknown_field=self.on_unknown_field,
-            literal_markers=self.literal_markers,
-        )
+    @model_validator(mode="after")
+    def _has_tokenizer(self) -> Self:
+        if self.tokenizer is None and self.model is None:
+            raise ValueError("expected `model`, or `tokenizer`")
+        return self
 
     @property
     def plan(self) -> PlanSettings:
@@ -275,12 +242,7 @@ class DatasetConfig(_Frozen):
             last=self.last,
             text_token_cost=self.text_token_cost,
             vision_token_cost=self.vision_token_cost,
-            vision_tokens_per_crop=(self.recipe.image_size // VISION_PATCH) ** 2,
         )
-
-
-VISION_PATCH = 14
-"""Side of a patch of the SigLIP tower that both mPLUG-Owl3 releases use: a crop of S x S costs (S // 14)^2 tokens."""
 
 
 class Config(_Frozen):
@@ -372,7 +334,7 @@ def _meant_for_us(section: str) -> bool:
 def _value(variable: str, text: str, path: list[str]) -> Any:
     """What a variable says: YAML, but for keys that hold text, which is taken as it is (`::` is an address)."""
     field = _section(path[:-1]).model_fields.get(path[-1])
-    if field is not None and field.annotation is str:
+    if field is not None and field.annotation in (str, str | None):
         quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
         return text[1:-1] if quoted else text
     return read_yaml(text, variable, "; put text with signs of YAML's in quotes", path)
@@ -402,6 +364,8 @@ def _explain(exc: ValidationError, origin: str, origins: Mapping[str, str]) -> I
             known = _known_keys(location)
             near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
             hint = f"did you mean `{near[0]}`?" if near else f"known keys: {', '.join(known)}"
+            if location[0] == "datasets" and location[-1] in _MOVED:
+                hint = f"it is `{'.'.join(location[:-1])}.{_MOVED[location[-1]]}` now"
             yield f"{place}: unknown key `{key}`; {hint}"
         elif error["type"] == "missing":
             yield f"{place}: `{key}` is missing; it is required"
@@ -413,6 +377,9 @@ def _explain(exc: ValidationError, origin: str, origins: Mapping[str, str]) -> I
 
 
 _SHOWN, _SHOWN_CHARACTERS = 20, 200
+
+_MOVED = {"image_size": "vision.image_size", "cut": "vision.cut"}
+"""Keys of a dataset that stood elsewhere once."""
 
 
 def _short(text: str) -> str:

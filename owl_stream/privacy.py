@@ -1,6 +1,6 @@
 """Who may read the files that we write: nobody who may not read what they were made from.
 
-Index files, cached crops and packed shards hold the conversations and pictures themselves. Every module that writes
+Index files, cached pixels and packed shards hold the conversations and pictures themselves. Every module that writes
 such a file asks here for its mode. A file has that mode from the moment it exists; the umask may take more away.
 Access control lists are not looked at.
 """

@@ -9,6 +9,8 @@ from pydantic import ValidationError
 
 from owl_stream.config import load_config
 from owl_stream.errors import ConfigError
+from owl_stream.layouts import settle_all, settle_recipe
+from owl_stream.layouts.owl3 import Owl3Settings
 
 MINIMAL = "datasets: {train: {shards: ['a.tar'], tokenizer: t.json}}\n"
 
@@ -25,12 +27,12 @@ def test_defaults_are_the_designs(path: Path) -> None:
     """A file with shards and a tokenizer is enough, and means what the documentation says."""
     config = load_config(path, {})
     train = config.datasets["train"]
-    assert (train.layout, train.chat, train.resize) == ("owl3-240728", "release", "simd")
-    assert (train.recipe.image_size, train.recipe.cut, train.recipe.chat) == (384, "single", "release")
+    assert (train.layout, train.model, train.chat, train.resize) == (None, None, None, "simd")
+    assert settle_recipe(train).settings == Owl3Settings(384, "single", "release")
+    assert settle_recipe(train).layout == "owl3-240728"
     assert (train.max_length, train.global_batch_size, train.bucket_window) == (4096, 8, 32)
     assert (train.shuffle, train.modality, train.last, train.on_bad_sample) == ("full", "pure", "fill", "mask")
     assert (config.server.host, config.server.port, config.base) == ("127.0.0.1", 8000, path.parent)
-    assert train.plan.vision_tokens_per_crop == 729
 
 
 @pytest.mark.parametrize(
@@ -38,37 +40,53 @@ def test_defaults_are_the_designs(path: Path) -> None:
     [
         ("layout: owl3-240728", 384, "single"),
         ("layout: owl3-241101", 378, "single"),
-        ("layout: owl3-241101, image_size: 384", 384, "single"),
-        ("layout: owl3-240728, image_size: 378", 378, "single"),
-        ("image_size: null, cut: null", 384, "single"),
+        ("layout: owl3-241101, vision: {image_size: 384}", 384, "single"),
+        ("layout: owl3-240728, vision: {image_size: 378}", 378, "single"),
+        ("vision: {image_size: null, cut: null}", 384, "single"),
         ("chat: swift", 384, "all"),
-        ("chat: swift, cut: off", 384, "off"),
-        ("chat: swift, cut: single, layout: owl3-241101", 378, "single"),
-        ("chat: release, cut: all", 384, "all"),
+        ("chat: swift, vision: {cut: off}", 384, "off"),
+        ("chat: swift, vision: {cut: single}, layout: owl3-241101", 378, "single"),
+        ("chat: release, vision: {cut: all}", 384, "all"),
     ],
 )
 def test_what_is_left_out_follows_layout_and_chat(tmp_path: Path, settings: str, image_size: int, cut: str) -> None:
     """The side of a crop is the release's, and ms-swift cuts every image; what is given is taken."""
     path = tmp_path / "owl-stream.yaml"
     path.write_text(f"datasets: {{train: {{shards: ['a.tar'], tokenizer: t.json, {settings}}}}}\n")
-    recipe = load_config(path, {}).datasets["train"].recipe
-    assert (recipe.image_size, recipe.cut) == (image_size, cut)
+    chosen = settle_recipe(load_config(path, {}).datasets["train"]).settings
+    assert isinstance(chosen, Owl3Settings)
+    assert (chosen.image_size, chosen.cut) == (image_size, cut)
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "message"),
+    ("settings", "message"),
     [
-        ("IMAGE_SIZE", "13", "greater than or equal to 14, got 13"),
-        ("IMAGE_SIZE", "large", "got 'large'"),
-        ("CHAT", "chatml", "'release' or 'swift', got 'chatml'"),
-        ("CUT", "every", "'off', 'single' or 'all', got 'every'"),
+        ("vision: {image_size: 13}", "`vision.image_size`: expected a whole number from 14 to 4096, got 13"),
+        ("vision: {image_size: large}", "`vision.image_size`: .* got 'large'"),
+        ("vision: {image_size: yes}", "`vision.image_size`: .* got True"),
+        ("vision: {cut: every}", "`vision.cut`: expected off or single or all, got 'every'"),
+        ("vision: {cut: on}", "`vision.cut`: expected off or single or all, got True"),
+        ("vision: {image_siz: 28}", "unknown key `vision.image_siz`; did you mean `image_size`"),
+        ("vision: {max_pixels: 28}", "unknown key `vision.max_pixels`; "),
+        ("chat: chatml", "`chat`: expected release or swift, got 'chatml'"),
+        ("layout: owl4", "`layout`: expected owl3-240728, .*, or MODULE:CLASS, got 'owl4'"),
     ],
 )
-def test_sizes_and_forms_that_are_none_are_refused(path: Path, key: str, value: str, message: str) -> None:
-    """The error names variable, key, and what was expected."""
-    variable = f"OWL_DATASETS__TRAIN__{key}"
-    with pytest.raises(ConfigError, match=f"^{variable}: `datasets.train.{key.lower()}`.*{message}"):
-        load_config(path, {variable: value})
+def test_what_no_layout_offers_is_refused(tmp_path: Path, settings: str, message: str) -> None:
+    """The error names file, dataset, key, and what was expected."""
+    path = tmp_path / "owl-stream.yaml"
+    path.write_text(f"datasets: {{train: {{shards: ['a.tar'], tokenizer: t.json, {settings}}}}}\n")
+    with pytest.raises(ConfigError, match=f"^here: datasets.train: {message}"):
+        settle_all(load_config(path, {}).datasets, "here")
+
+
+@pytest.mark.parametrize("key", ["image_size", "cut"])
+def test_a_key_in_its_old_place_is_told_its_new_one(path: Path, key: str) -> None:
+    """What stood beside `layout` before stands under `vision`."""
+    with pytest.raises(
+        ConfigError, match=rf"unknown key `datasets.train.{key}`; it is `datasets.train.vision.{key}` now"
+    ):
+        load_config(path, {f"OWL_DATASETS__TRAIN__{key.upper()}": "28"})
 
 
 def test_settings_are_frozen(path: Path) -> None:
@@ -102,13 +120,14 @@ def test_text_in_a_variable_is_taken_as_it_is(path: Path, host: str, read: str) 
 
 def test_off_needs_no_quotes(path: Path) -> None:
     """YAML reads a bare `off` as false, in a file and in a variable; we know what is meant."""
-    path.write_text("datasets: {train: {shards: [a.tar], tokenizer: t.json, cut: off, modality: off}}\n")
+    path.write_text("datasets: {train: {shards: [a.tar], tokenizer: t.json, vision: {cut: off}, modality: off}}\n")
     train = load_config(path, {}).datasets["train"]
-    assert (train.cut, train.modality) == ("off", "off")
+    assert (settle_recipe(train).settings, train.modality) == (Owl3Settings(384, "off", "release"), "off")
     path.write_text(MINIMAL)
-    assert load_config(path, {"OWL_DATASETS__TRAIN__CUT": "off"}).datasets["train"].cut == "off"
-    with pytest.raises(ConfigError, match=r"`datasets.train.cut`: input should be 'off', 'single' or 'all', got True"):
-        load_config(path, {"OWL_DATASETS__TRAIN__CUT": "on"})
+    train = load_config(path, {"OWL_DATASETS__TRAIN__VISION__CUT": "off"}).datasets["train"]
+    assert settle_recipe(train).settings == Owl3Settings(384, "off", "release")
+    with pytest.raises(ConfigError, match=r"`datasets.train.modality`: input should be 'pure' or 'off', got True"):
+        load_config(path, {"OWL_DATASETS__TRAIN__MODALITY": "on"})
 
 
 def test_variables_that_others_set_are_not_ours(path: Path) -> None:
@@ -175,7 +194,7 @@ def test_a_files_mistakes_are_the_files(path: Path, section: str, message: str, 
         ("a: [\n", "not valid YAML"),
         ("dataset: {}\n" + MINIMAL, "did you mean `datasets`"),
         ("datasets: {train: {shards: [], tokenizer: t}}\n", "datasets.train.shards"),
-        ("datasets: {train: {shards: [a]}}\n", "`datasets.train.tokenizer` is missing"),
+        ("datasets: {train: {shards: [a]}}\n", "`datasets.train`: .*expected `model`, or `tokenizer`"),
         ("datasets: {}\n", "`datasets`"),
         ("base: /\n" + MINIMAL, "unknown key `base`; known keys: server, datasets"),
         ("x: 2024-13-45\n", "not valid YAML"),

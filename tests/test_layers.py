@@ -2,6 +2,7 @@
 
     inert <- errors <- machine <- blocking
     errors <- strict_yaml <- config
+    errors <- models <- layouts
     blocking, config, wire, records, privacy <- shards <- plan, layouts <- assemble <- engine <- server <- cli
 
 `pack` stands beside them: it writes what `shards` reads. `children` is for who starts processes.
@@ -24,8 +25,10 @@ MAY_IMPORT["blocking"] = {"machine", *MAY_IMPORT["machine"]}
 MAY_IMPORT["strict_yaml"] = {"errors", "inert"}
 MAY_IMPORT["config"] = {"strict_yaml", *MAY_IMPORT["strict_yaml"]}
 MAY_IMPORT["privacy"], MAY_IMPORT["children"] = set(), set()
+MAY_IMPORT["models"] = {"errors", "inert"}
 MAY_IMPORT["shards"] = {"wire", "config", *MAY_IMPORT["config"], "records", "machine", "blocking", "privacy"}
-MAY_IMPORT["plan"] = MAY_IMPORT["layouts"] = {"shards", *MAY_IMPORT["shards"]}
+MAY_IMPORT["plan"] = {"shards", *MAY_IMPORT["shards"]}
+MAY_IMPORT["layouts"] = {"models", *MAY_IMPORT["plan"]}
 MAY_IMPORT["assemble"] = {"plan", "layouts", *MAY_IMPORT["plan"]}
 MAY_IMPORT["engine"] = {"assemble", *MAY_IMPORT["assemble"], "children"}
 MAY_IMPORT["server"] = {"engine", *MAY_IMPORT["engine"]}

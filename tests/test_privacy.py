@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from owl_stream.assemble.cache import CacheSettings, CropCache
+from owl_stream.assemble.cache import CacheSettings, PixelCache
 from owl_stream.pack import PackSettings, pack
 from owl_stream.privacy import PRIVATE, create, make_directory, readers_of, tighten
 from owl_stream.shards import build_index, find_shards
@@ -250,7 +250,7 @@ def test_fault_139_cached_crops_are_as_private_as_their_shard(tmp_path: Path) ->
     with umask(0), ServerProcess(config) as server:
         for _ in range(2):
             assert get(server.url + "/v1/datasets/train/stream").status == 200
-            files = list(crops.rglob("*.crops"))
+            files = list(crops.rglob("*.pixels"))
             assert sorted(mode_of(path) for path in files) == [0o600] * 3 + [0o640] * 3
             assert {mode_of(path) for path in (crops, *(path.parent for path in files))} == {0o700}
             for path in files:
@@ -260,10 +260,10 @@ def test_fault_139_cached_crops_are_as_private_as_their_shard(tmp_path: Path) ->
 def test_fault_139_a_cache_directory_of_the_users_keeps_its_mode(tmp_path: Path) -> None:
     """Its shelves are as open as it is, for the servers of others; files without a word about readers are private."""
     tmp_path.chmod(0o770)
-    cache, crops = CropCache(CacheSettings(tmp_path, 1 << 30)), np.zeros((1, 3, 4, 4), np.uint8)
+    cache, crops = PixelCache(CacheSettings(tmp_path, 1 << 30)), {"pixel_values": np.zeros((1, 3, 4, 4), np.uint8)}
     with umask(0):
         cache.write(bytes(16), crops)
-    (path,) = tmp_path.rglob("*.crops")
+    (path,) = tmp_path.rglob("*.pixels")
     assert (mode_of(path), mode_of(path.parent), mode_of(tmp_path)) == (0o600, 0o770, 0o770)
     assert cache.read(bytes(16), crops)
 

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.utils.data._utils.collate import default_collate_fn_map
 
-from owl_client.device import PIXELS, normalise
-from owl_stream.errors import FrameError, RequestError
-from owl_stream.wire import RowInfo
+from owl_client.device import finish
+from owl_stream.errors import RequestError
+from owl_stream.wire import Normalise, RowInfo
 
 BATCHED = (
     "DataLoader: every item of an OwlStreamDataset is a whole batch already, and this loader would make batches of "
     "batches; pass batch_size=None (and no batch_size, sampler, collate_fn or drop_last)"
 )
 
-OFFSETS, OFFSET_LENGTHS = "media_offset", "media_offset_lengths"
-
 
 @dataclass(frozen=True)
 class BatchMeta:
     """What a batch is and where it stands in the run.
 
+    `units`: what the vision tower is given: crops, images, tiles. `vision_tokens`: how many patches it works on.
     `state` is the state after this batch, ready for `load_state_dict`.
     """
 
@@ -36,6 +36,8 @@ class BatchMeta:
     attended_tokens: int
     supervised_tokens: int
     step_supervised_tokens: int
+    vision_tokens: int
+    units: int
     state: dict[str, Any]
 
     @property
@@ -50,17 +52,24 @@ class BatchMeta:
         return self.supervised_tokens * self.world_size / self.step_supervised_tokens
 
 
+@dataclass(frozen=True)
+class Raw:
+    """What is still to be done with a batch's pixels, once they are on their device."""
+
+    dtype: torch.dtype
+    normalise: Mapping[str, Normalise]
+
+
 class Batch(dict[str, Any]):
     """A dict that `model(**batch)` takes as it is.
 
-    `input_ids`, `attention_mask`, `labels`: int64 [B, L]; `media_offset`: int64 [B, L, 2] for owl3-240728, a list of B
-    int64 tensors for owl3-241101; `pixel_values`: [crops, 3, S, S], absent when there are no crops. `meta` says the
-    rest; whoever rebuilds a batch from a bare mapping loses it.
+    `input_ids`, `attention_mask`, `labels`: int64 [B, L]; the others are the layout's (docs/layouts.md), and those of
+    media are absent where there are none. `meta` says the rest; whoever rebuilds a batch from a bare mapping loses it.
     """
 
-    def __init__(self, tensors: Any = (), meta: BatchMeta | None = None, raw_for: torch.dtype | None = None) -> None:
+    def __init__(self, tensors: Any = (), meta: BatchMeta | None = None, raw: Raw | None = None) -> None:
         super().__init__(tensors)
-        self._meta, self._raw_for = meta, raw_for
+        self._meta, self._raw = meta, raw
 
     @property
     def meta(self) -> BatchMeta:
@@ -78,8 +87,10 @@ class Batch(dict[str, Any]):
     def to(self, device: str | torch.device, non_blocking: bool = False) -> Batch:
         """A batch with all tensors on `device`, pixels normalised if they were still raw for that; keeps `meta`."""
         moved = {key: _move(value, torch.device(device), non_blocking) for key, value in self.items()}
-        if self._raw_for is not None and PIXELS in moved:
-            moved[PIXELS] = normalise(moved[PIXELS], self._raw_for)
+        if self._raw is not None:
+            for name, how in self._raw.normalise.items():
+                if name in moved:
+                    moved[name] = finish(moved[name], self._raw.dtype, how)
         return Batch(moved, self._meta)
 
 
@@ -97,20 +108,9 @@ def _move(value: Any, device: torch.device, non_blocking: bool) -> Any:
     return value.to(device, non_blocking=non_blocking)
 
 
-def split_offsets(tensors: dict[str, torch.Tensor], lengths: list[int]) -> dict[str, Any]:
-    """Replace the flat `media_offset` of owl3-241101 by one tensor per row."""
-    return {**tensors, OFFSETS: list(torch.split(tensors[OFFSETS], lengths))}
-
-
-def check_lengths(flat: int, lengths: list[int], rows: int) -> list[int]:
-    """`lengths` if they cut a flat tensor of `flat` entries into `rows` parts.
-
-    Raises:
-        FrameError: they do not.
-    """
-    if len(lengths) != rows or min(lengths, default=0) < 0 or sum(lengths) != flat:
-        raise FrameError(
-            f"{OFFSET_LENGTHS}: expected {rows} lengths from 0 with the sum {flat}, got {len(lengths)} "
-            f"with the sum {sum(lengths)}"
-        )
-    return lengths
+def split_rows(tensors: dict[str, torch.Tensor], lengths: Mapping[str, list[int]]) -> dict[str, Any]:
+    """Replace each flat tensor that has `lengths` by a list of one tensor a row."""
+    whole: dict[str, Any] = dict(tensors)
+    for name, counts in lengths.items():
+        whole[name] = list(torch.split(tensors[name], counts))
+    return whole

@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
-from owl_client.batch import OFFSET_LENGTHS, OFFSETS, check_lengths
-from owl_client.device import PIXELS
 from owl_stream.errors import FrameError
-from owl_stream.wire import BatchHeader, Hello, SchemaEntry, check_schema, check_tensors, tensor_views
+from owl_stream.wire import BatchHeader, Hello, Normalise, SchemaEntry, check_schema, check_tensors, tensor_views
 
 IDS = "input_ids"
-
-_FORMS = {
-    IDS: ("int64", 2),
-    "attention_mask": ("int64", 2),
-    "labels": ("int64", 2),
-    PIXELS: ("uint8", 4),
-    OFFSET_LENGTHS: ("int64", 1),
-}
-"""Dtype and number of dimensions that every layout gives these tensors, see `Batch`."""
 
 
 class Contract:
     """A stream's schema, checked.
+
+    `normalise`: what is to be done with raw pixels, by tensor. `lengths`: by flat tensor, the one that says how many of
+    its entries belong to each row.
 
     Raises:
         FrameError: no batch of such a schema could be used: the message names the tensor.
@@ -30,17 +22,15 @@ class Contract:
 
     def __init__(self, hello: Hello) -> None:
         check_schema(hello.schema)
-        self._schema = {entry.name: entry for entry in hello.schema}
-        for name, form in _FORMS.items():
-            entry = self._schema.get(name)
-            if entry is not None and (entry.dtype, len(entry.dims)) != form:
-                raise _unusable(name, f"{form[0]} in {form[1]} dimensions", entry)
-        if IDS not in self._schema:
-            raise FrameError(f"schema: expected {IDS} among the tensors, got {', '.join(self._schema)!r:.200}")
-        if OFFSET_LENGTHS in self._schema:
-            entry = self._schema.get(OFFSETS)
-            if entry is None or (entry.dtype, len(entry.dims)) != ("int64", 1):
-                raise _unusable(OFFSETS, f"int64 in 1 dimension beside {OFFSET_LENGTHS}", entry)
+        self._schema = hello.schema
+        self.normalise: Mapping[str, Normalise] = {e.name: e.normalise for e in hello.schema if e.normalise is not None}
+        self.lengths: Mapping[str, str] = {e.name: e.lengths for e in hello.schema if e.lengths is not None}
+        ids = next((entry for entry in hello.schema if entry.name == IDS), None)
+        if ids is None:
+            names = ", ".join(entry.name for entry in hello.schema)
+            raise FrameError(f"schema: expected {IDS} among the tensors, got {names!r:.200}")
+        if (ids.dtype, len(ids.dims), ids.optional, ids.lengths) != ("int64", 2, False, None):
+            raise _unusable(ids, "int64 in 2 dimensions, always there and never cut")
 
     def check(self, header: BatchHeader, payload: memoryview) -> None:
         """Hold a batch against the schema, and its tensors that cut others against those.
@@ -48,19 +38,25 @@ class Contract:
         Raises:
             FrameError: naming the tensor, what was expected and what was got.
         """
-        check_tensors(header, self._expected(header.crops))
-        cutting = [spec for spec in header.tensors if spec.name in (OFFSETS, OFFSET_LENGTHS)]
-        if OFFSET_LENGTHS in self._schema:
-            views = tensor_views(payload, cutting)
-            check_lengths(views[OFFSETS].size, views[OFFSET_LENGTHS].tolist(), len(header.rows))
-
-    def _expected(self, crops: int) -> Sequence[SchemaEntry]:
-        """The tensors of a batch with so many crops; one without crops has no pixels."""
-        return [entry for entry in self._schema.values() if crops or entry.name != PIXELS]
+        check_tensors(header, self._schema)
+        specs = {spec.name: spec for spec in header.tensors}
+        for flat, name in self.lengths.items():
+            if flat in specs:
+                lengths = tensor_views(payload, [specs[name]])[name].tolist()
+                _check_lengths(name, lengths, specs[flat].shape[0])
 
 
-def _unusable(name: str, expected: str, entry: SchemaEntry | None) -> FrameError:
-    got = "none" if entry is None else f"{entry.dtype!r:.80} with the dimensions {list(entry.dims)!r:.200}"
+def _check_lengths(name: str, lengths: list[int], entries: int) -> None:
+    least = min(lengths, default=0)
+    if least < 0 or sum(lengths) != entries:
+        raise FrameError(
+            f"tensor {name!r:.80}: expected lengths from 0 with the sum {entries}, "
+            f"got {len(lengths)} from {least} with the sum {sum(lengths)}"
+        )
+
+
+def _unusable(entry: SchemaEntry, expected: str) -> FrameError:
     return FrameError(
-        f"schema, tensor {name!r}: expected {expected}, got {got}; install the same owl-stream on both sides"
+        f"schema, tensor {entry.name!r:.80}: expected {expected}, got {entry.dtype!r:.80} with the dimensions "
+        f"{list(entry.dims)!r:.200}; install the same owl-stream on both sides"
     )

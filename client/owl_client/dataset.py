@@ -8,6 +8,7 @@ import os
 import threading
 import weakref
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,6 +22,7 @@ from owl_client.epoch import EpochIterator, Pass
 from owl_client.failover import Backoff
 from owl_client.identity import resolve_rank, resolve_share
 from owl_client.loader import refuse_batching
+from owl_client.local import LocalServer
 from owl_client.order import Order
 from owl_client.position import FixedPosition, Position
 from owl_client.receiver import Receiver
@@ -170,6 +172,27 @@ class OwlStreamDataset(IterableDataset[Batch]):
     def steps_per_epoch(self) -> int:
         """Global steps of every epoch. Asks a server, once."""
         return self._describe().steps_per_epoch
+
+    @classmethod
+    def local(cls, config: str | Path, dataset: str = "train", **options: Any) -> OwlStreamDataset:
+        """Batches of a configuration file, by a server that is started beside the trainer and ends with it.
+
+        The same plan, workers, state and batches as from a server that somebody else runs, on this machine alone.
+        Returns when the data is indexed. `options` are those of the class but `url` and `token`. Each rank that calls
+        it has a server of its own; ranks that share a machine had better share one.
+
+        Raises:
+            ConfigError: the configuration cannot be served, or an argument that cannot be.
+            ServerError: the server ended.
+        """
+        server = LocalServer(config)
+        try:
+            made = cls(server.url, dataset, token=server.token, **options)
+        except BaseException:
+            server.close()
+            raise
+        weakref.finalize(made, server.close)
+        return made
 
     @property
     def micros_per_step(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -11,16 +12,18 @@ from numpy.typing import NDArray
 
 from owl_client.buffers import CopyLedger
 from owl_stream.errors import ConfigError
+from owl_stream.wire import Normalise
 
-PIXELS = "pixel_values"
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.uint8)
-"""What `pixel_values` can be delivered as; uint8 are the raw pixels."""
+"""What pixels can be delivered as; uint8 are the raw ones."""
 
 _BLOCK = 1 << 15
-"""Elements normalised at a time on the CPU: they stay in cache, and torch starts no threads for so few."""
+"""Elements made at a time on the CPU: they stay in cache, and torch starts no threads for so few."""
 
 Views = Mapping[str, NDArray[Any]]
 Tensors = dict[str, torch.Tensor]
+Pixels = Mapping[str, Normalise]
+"""Which tensors are raw pixels, and what is to be done with them."""
 
 
 def parse_device(device: str | torch.device) -> torch.device:
@@ -62,28 +65,70 @@ def check_dtype(dtype: torch.dtype) -> torch.dtype:
     return dtype
 
 
-def normalise(pixels: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """(x / 255 - 0.5) / 0.5 of raw uint8 pixels, in float32, rounded once to `dtype`; uint8 leaves them as they are."""
+def finish(pixels: torch.Tensor, dtype: torch.dtype, how: Normalise) -> torch.Tensor:
+    """Raw uint8 pixels as the model takes them: see `Normalise`; in float32, rounded once to `dtype`.
+
+    uint8 leaves them as they are.
+    """
     if dtype == torch.uint8 or pixels.dtype != torch.uint8:
         return pixels
-    if pixels.device.type != "cpu":
-        # x / 127.5 - 1 is the same number: halving the divisor and doubling the result are exact
-        return pixels.to(torch.float32).div_(127.5).sub_(1.0).to(dtype)
-    out = torch.empty(pixels.shape, dtype=dtype, device="cpu")
-    _normalise_blocks(pixels.contiguous().numpy().reshape(-1), out.view(-1))
+    if pixels.device.type == "cpu":
+        return _finish_on_cpu(pixels.contiguous().numpy(), dtype, how)
+    return finish_on_device(pixels, dtype, how)
+
+
+def finish_on_device(pixels: torch.Tensor, dtype: torch.dtype, how: Normalise) -> torch.Tensor:
+    """`finish` where torch computes best with whole tensors; the numbers are the same."""
+    shape = [1] * pixels.ndim
+    shape[how.axis] = len(how.mean)
+    numbers = (torch.tensor(each, dtype=torch.float32, device="cpu").view(shape) for each in _scale_and_shift(how))
+    # a copy that waits would wait for the pixels too; so few bytes CUDA takes at once, from any memory
+    scale, shift = (each.to(pixels.device, non_blocking=pixels.is_cuda) for each in numbers)
+    values = pixels.to(torch.float32).div_(scale).sub_(shift).to(dtype)
+    if how.repeat > 1:
+        values = values.unsqueeze(how.axis + 1).repeat_interleave(how.repeat, dim=how.axis + 1)
+    return values.flatten(1) if how.flatten else values
+
+
+def _scale_and_shift(how: Normalise) -> tuple[list[float], list[float]]:
+    """With one division: (x / 255 - mean) / std is x / (255 std) - mean / std."""
+    pairs = list(zip(how.mean, how.std, strict=True))
+    return [255 * std for _, std in pairs], [mean / std for mean, std in pairs]
+
+
+def _finish_on_cpu(raw: NDArray[np.uint8], dtype: torch.dtype, how: Normalise) -> torch.Tensor:
+    """By blocks of whole pictures or parts of them, which stay in a cache."""
+    shape = [*raw.shape[: how.axis + 1], *([how.repeat] if how.repeat > 1 else []), *raw.shape[how.axis + 1 :]]
+    out = torch.empty([shape[0], math.prod(shape[1:])] if how.flatten else shape, dtype=dtype, device="cpu")
+    outer, channels, inner = math.prod(raw.shape[: how.axis]), raw.shape[how.axis], math.prod(raw.shape[how.axis + 1 :])
+    scale, shift = (np.array(each, np.float32) for each in _scale_and_shift(how))
+    if how.repeat == 1 and len({*zip(scale.tolist(), shift.tolist(), strict=True)}) == 1:
+        _normalise_blocks(raw.reshape(-1, 1, 1), out.view(-1, 1, 1, 1), scale[:1], shift[:1])
+        return out
+    parts, targets = raw.reshape(outer, channels, inner), out.view(outer, channels, how.repeat, inner)
+    if channels * how.repeat * inner <= _BLOCK:
+        _normalise_blocks(parts, targets, scale, shift)
+        return out
+    for place, channel in np.ndindex(outer, channels):  # a picture is more than a block, so each channel by itself
+        one, target = parts[place, channel].reshape(-1, 1, 1), targets[place, channel].T[:, None, :, None]
+        _normalise_blocks(one, target, scale[channel : channel + 1], shift[channel : channel + 1])
     return out
 
 
-def _normalise_blocks(raw: NDArray[np.uint8], out: torch.Tensor) -> None:
-    direct = out.numpy() if out.dtype == torch.float32 else None
-    spare = np.empty(min(_BLOCK, raw.size), np.float32)
-    for start in range(0, raw.size, _BLOCK):
-        part = slice(start, min(start + _BLOCK, raw.size))
+def _normalise_blocks(
+    raw: NDArray[np.uint8], out: torch.Tensor, scale: NDArray[np.float32], shift: NDArray[np.float32]
+) -> None:
+    """`raw`: [n, channels, inner]; `out`: [n, channels, repeat, inner]."""
+    rows = max(1, _BLOCK // max(1, math.prod(out.shape[1:])))
+    spare = np.empty((min(rows, len(raw)), *raw.shape[1:]), np.float32)
+    direct = out[:, :, 0].numpy() if out.dtype == torch.float32 and out.shape[2] == 1 else None
+    for start in range(0, len(raw), rows):
+        part = slice(start, min(start + rows, len(raw)))
         block = spare[: part.stop - start] if direct is None else direct[part]
-        np.divide(raw[part], np.float32(127.5), out=block, dtype=np.float32)
-        np.subtract(block, np.float32(1.0), out=block)
+        np.divide(raw[part], scale[:, None], out=block, dtype=np.float32)
+        np.subtract(block, shift[:, None], out=block)
         if direct is None:
-            out[part].copy_(torch.from_numpy(block))
+            out[part].copy_(torch.from_numpy(block)[:, :, None])
 
 
 class Placed:
@@ -109,8 +154,8 @@ class Placer(Protocol):
 
     def __exit__(self, *exc: object) -> None: ...
 
-    def place(self, views: Views) -> Placed:
-        """Tensors of the views."""
+    def place(self, views: Views, pixels: Pixels) -> Placed:
+        """Tensors of the views; `pixels` says which of them are raw pixels, and what is to be done with them."""
         ...
 
 
@@ -130,20 +175,20 @@ class HostPlacer:
     def __exit__(self, *exc: object) -> None:
         """Nothing is under way."""
 
-    def place(self, views: Views) -> Placed:
+    def place(self, views: Views, pixels: Pixels) -> Placed:
         """See `Placer.place`."""
         tensors = {name: torch.from_numpy(view) for name, view in views.items()}
         if self._device.type != "cpu":
             tensors = {name: tensor.to(self._device) for name, tensor in tensors.items()}
-            return Placed({name: self._finished(name, tensor) for name, tensor in tensors.items()})
-        if PIXELS not in tensors or self._dtype == torch.uint8:
+        elif not tensors.keys() & pixels.keys() or self._dtype == torch.uint8:
             return Placed(tensors)
-        return Placed(
-            {name: self._finished(name, t) if name == PIXELS else t.clone() for name, t in tensors.items()},
-        )
+        else:
+            tensors = {name: tensor if name in pixels else tensor.clone() for name, tensor in tensors.items()}
+        return Placed(_finished(tensors, self._dtype, pixels))
 
-    def _finished(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
-        return normalise(tensor, self._dtype) if name == PIXELS else tensor
+
+def _finished(tensors: Tensors, dtype: torch.dtype, pixels: Pixels) -> Tensors:
+    return {name: finish(t, dtype, pixels[name]) if name in pixels else t for name, t in tensors.items()}
 
 
 class CudaPlacer:
@@ -161,15 +206,14 @@ class CudaPlacer:
     def __exit__(self, *exc: object) -> None:
         self._copies.drain()
 
-    def place(self, views: Views) -> Placed:
+    def place(self, views: Views, pixels: Pixels) -> Placed:
         """See `Placer.place`."""
         self._copies.reap()
         hosts = {name: torch.from_numpy(view) for name, view in views.items()}
         event = torch.cuda.Event()  # type: ignore[no-untyped-call] # torch leaves it untyped
         with torch.cuda.stream(self._stream):
             tensors = {name: host.to(self._device, non_blocking=True) for name, host in hosts.items()}
-            if PIXELS in tensors:
-                tensors[PIXELS] = normalise(tensors[PIXELS], self._dtype)
+            tensors = _finished(tensors, self._dtype, pixels)
             event.record(self._stream)
         self._copies.keep(event, hosts)
         return Placed(tensors, event)

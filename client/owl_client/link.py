@@ -41,7 +41,8 @@ class Link:
         self._url, self._order, self._counters, self._masked = url, order, counters, transport.masked
         self._at = order.resume_point()
         self._parser = FrameParser(limits, memory.take)
-        self._contract: Contract | None = None
+        self.contract: Contract | None = None
+        """What `hello` promised; there before any batch is."""
         self._large_reads = 0
         self._deadline, self._came = interrupt.deadline, Counter[str]()
         self._whole_bytes = counters.nbytes
@@ -84,14 +85,14 @@ class Link:
 
     def _take(self, frame: Frame) -> bool:
         """Check a frame against the order and what `hello` promised; returns whether it is one to hand on."""
-        header, contract = frame.header, self._contract
+        header, contract = frame.header, self.contract
         if isinstance(header, ErrorInfo):
             raise error_from_frame(self._url, replace(header, message=self._masked(header.message)))
         if isinstance(header, Hello) == (contract is not None):
             raise FrameError(f"expected {'no second' if contract else 'a'} hello, got a {header.kind} frame")
         if isinstance(header, Hello):
             self._order.check_hello(header, self._at)
-            self._contract = Contract(header)
+            self.contract = Contract(header)
         elif isinstance(header, BatchHeader) and contract is not None:
             self._order.check_batch(header, self._at)
             contract.check(header, frame.payload)
@@ -140,7 +141,7 @@ class Link:
         came = [_COUNTED.get(kind, kind) + f" ({count})" for kind, count in self._came.items() if kind != Hello.kind]
         if part := self._counters.nbytes - self._whole_bytes:
             came.append(f"{part} bytes of an unfinished frame")
-        if self._contract is not None and not came:
+        if self.contract is not None and not came:
             came.append("a hello")
         got = "only " + " and ".join(came) if came else "nothing"
         return PeerGoneError(f"{self._url}: expected {expected} within {self._deadline.seconds:.3g} s, got {got}")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 
-from owl_client.batch import OFFSET_LENGTHS, Batch, BatchMeta, split_offsets
+from owl_client.batch import Batch, BatchMeta, Raw, split_rows
 from owl_client.buffers import NoReceiveMemoryError
 from owl_client.crossing import share
 from owl_client.device import Placed, Placer
@@ -24,9 +25,9 @@ class Ready:
     """A batch on its way: perhaps still being copied to its device."""
 
     placed: Placed
-    lengths: list[int] | None
+    lengths: Mapping[str, list[int]]
     meta: BatchMeta
-    raw_for: torch.dtype | None
+    raw: Raw | None
     nbytes: int
     leaves: bool = False
     """Whether it goes to another process."""
@@ -37,11 +38,10 @@ class Ready:
         Raises:
             ConfigError: it is to leave, and there is no room in shared memory.
         """
-        tensors = self.placed.claim()
-        whole = tensors if self.lengths is None else split_offsets(tensors, self.lengths)
+        whole = split_rows(self.placed.claim(), self.lengths)
         if self.leaves:
             share(whole)
-        return Batch(whole, self.meta, self.raw_for)
+        return Batch(whole, self.meta, self.raw)
 
 
 class BatchSource:
@@ -78,23 +78,26 @@ class BatchSource:
             ConfigError: there is no memory to receive into.
         """
         try:
-            frame = self._stream.next()
+            received = self._stream.next()
         except NoReceiveMemoryError as exc:  # ours, so no other server is asked
             raise ConfigError(str(exc)) from exc
-        if frame is None:
+        if received is None:
             return None
+        frame, contract = received
         header = frame.header
         assert isinstance(header, BatchHeader)
         views = tensor_views(frame.payload, header.tensors)
-        lengths = views.pop(OFFSET_LENGTHS, None)
+        lengths = {flat: views[name].tolist() for flat, name in contract.lengths.items() if flat in views}
+        for name in contract.lengths.values():
+            views.pop(name, None)
         began = time.perf_counter()
-        placed = self._placer.place(views)
+        placed = self._placer.place(views, contract.normalise)
         self._counters.copy_s += time.perf_counter() - began
         return Ready(
             placed=placed,
-            lengths=None if lengths is None else lengths.tolist(),
+            lengths=lengths,
             meta=self._meta(header),
-            raw_for=self._raw_for,
+            raw=None if self._raw_for is None else Raw(self._raw_for, contract.normalise),
             nbytes=frame.payload.nbytes,
             leaves=self._leaves,
         )
@@ -112,5 +115,7 @@ class BatchSource:
             attended_tokens=header.attended_tokens,
             supervised_tokens=header.supervised_tokens,
             step_supervised_tokens=header.step_supervised_tokens,
+            vision_tokens=header.vision_tokens,
+            units=header.units,
             state={**self._state, "components": dict(order.dataset.components), **after._asdict()},
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from owl_client.buffers import ReceiveMemory
+from owl_client.contract import Contract
 from owl_client.failover import Failover
 from owl_client.link import Link
 from owl_client.order import Order
@@ -35,8 +36,10 @@ class EpochStream:
         self._link: Link | None = None
         self._ended = False
 
-    def next(self) -> Frame | None:
-        """The next batch frame; None after the last, or once interrupted. Blocks, reconnects, and waits between tries.
+    def next(self) -> tuple[Frame, Contract] | None:
+        """The next batch frame, and what its stream promised; None after the last, or once interrupted.
+
+        Blocks, reconnects, and waits between tries.
 
         Raises:
             OwlStreamError: all servers refuse for good, or none gave a batch for as long as `Failover` tries.
@@ -44,7 +47,8 @@ class EpochStream:
         self._failover.progressed()  # time that the reader took for itself is no time without progress
         while not self._ended and not self.interrupt.is_set():
             try:
-                frame = self._connected().next()
+                link = self._connected()
+                frame = link.next()
             except OwlStreamError as exc:
                 self._recover(exc)
                 continue
@@ -53,7 +57,8 @@ class EpochStream:
                 self.close()
             elif (cursor := frame.header.cursor) == self._order.next:  # type: ignore[union-attr] # a link hands on batches
                 self._order.delivered(cursor)
-                return frame
+                assert link.contract is not None, "a batch comes behind a hello"
+                return frame, link.contract
             # else it is the last one again, asked for only because `end` was still missing
         return None
 

@@ -11,10 +11,6 @@ from pathlib import Path
 import torch
 
 from owl_client.batch import Batch
-from owl_client.device import PIXELS
-
-VISION_PATCH = 14
-"""Side of a patch of the SigLIP tower: a crop of S x S has (S // 14)^2 tokens, as the server's plan counts them."""
 
 
 class StepTimes:
@@ -35,22 +31,15 @@ class StepTimes:
     @contextmanager
     def measure(self, batch: Batch) -> Iterator[None]:
         """Time the block and append its line; nothing is written where the block raises."""
-        tokens = batch["input_ids"]
+        tokens, vision_tokens = batch["input_ids"], batch.meta.vision_tokens
         _settle(tokens.device)
         began = time.perf_counter()
         yield
         _settle(tokens.device)
         seconds = time.perf_counter() - began
-        line = {"text_tokens": tokens.numel(), "vision_tokens": _vision_tokens(batch), "seconds": seconds}
+        line = {"text_tokens": tokens.numel(), "vision_tokens": vision_tokens, "seconds": seconds}
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
-
-
-def _vision_tokens(batch: Batch) -> int:
-    if PIXELS not in batch:
-        return 0
-    crops, _, height, width = batch[PIXELS].shape
-    return int(crops * (height // VISION_PATCH) * (width // VISION_PATCH))
 
 
 def _settle(device: torch.device) -> None:

@@ -11,8 +11,10 @@ from owl_stream.assemble.heaviest import Heaviest
 from owl_stream.assemble.images import decode
 from owl_stream.assemble.job import Job, JobRow
 from owl_stream.assemble.limits import NO_MEMORY, OutOfMemoryError, SampleLimits
+from owl_stream.assemble.looks import look_at
 from owl_stream.assemble.measure import Measurer
 from owl_stream.assemble.tokenizer import ChatTokenizer, TokenizerFile, load_tokenizer
+from owl_stream.layouts.recipe import Recipe, settle_all, settle_recipe
 
 __all__ = [
     "NO_MEMORY",
@@ -29,10 +31,14 @@ __all__ = [
     "JobRow",
     "Measurer",
     "OutOfMemoryError",
+    "Recipe",
     "SampleLimits",
     "TokenizerFile",
     "decode",
     "load_tokenizer",
+    "look_at",
     "open_dataset",
     "probe",
+    "settle_all",
+    "settle_recipe",
 ]

@@ -10,14 +10,12 @@ from functools import cached_property
 from typing import get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
-from owl_stream.assemble.batch import Batch, Row
-from owl_stream.assemble.cache import CacheSettings, CropCache, crops_key
-from owl_stream.assemble.crops import Cutter
+from owl_stream.assemble.batch import Batch, Blocks, Row
+from owl_stream.assemble.cache import CacheSettings, PixelCache, pixels_key
 from owl_stream.assemble.encode import EncodedSample, Encoder, Picture
 from owl_stream.assemble.files import ShardFiles
-from owl_stream.assemble.fingerprint import assembly_id
+from owl_stream.assemble.fingerprint import assembly_id, drawing_id
 from owl_stream.assemble.images import Decoder
 from owl_stream.assemble.job import Job, JobRow
 from owl_stream.assemble.kept import KeptRows
@@ -31,13 +29,15 @@ from owl_stream.assemble.limits import (
     at_most_more,
     give_back_memory,
 )
+from owl_stream.assemble.payload import drawn_rows
+from owl_stream.assemble.resizers import make_resizer
 from owl_stream.assemble.tokenizer import TokenizerFile
 from owl_stream.assemble.work import target_bytes
-from owl_stream.config import Recipe
 from owl_stream.errors import OwlStreamError, SampleError, WorkerError
-from owl_stream.layouts import OffsetReport, View, get_layout
+from owl_stream.layouts import BatchReport, Visual
+from owl_stream.layouts.recipe import Recipe
 from owl_stream.privacy import Readers, Sources
-from owl_stream.shards import Member, Quarantined, RowTables, Shard, read_sample
+from owl_stream.shards import Member, Quarantined, RowSize, RowTables, Shard, read_sample
 from owl_stream.wire import RowInfo, Status
 
 STAGES = ("read", "tokenise", "decode", "resize", "collate", "hash", "cache")
@@ -59,7 +59,7 @@ class Assembled:
     nbytes: int
     statuses: tuple[Status, ...]
     seconds: Mapping[str, float]
-    report: OffsetReport
+    report: BatchReport
     tokens: int = 0
     padding: int = 0
     masked: tuple[Quarantined, ...] = ()
@@ -73,10 +73,9 @@ class Assembled:
         """What metrics add up: the contract's report, and rows by status."""
         report = self.report
         return {
-            "rows_with_images": report.rows_with_images,
+            "rows_with_media": report.rows_with_media,
             "text_only_rows": report.text_only_rows,
-            "crops": report.crops,
-            "query_rows": report.query_rows,
+            "units": report.units,
             "tokens": self.tokens,
             "padding": self.padding,
             "cache_hits": self.cache_hits,
@@ -114,15 +113,17 @@ class Assembler:
         rows: RowTables | None = None,
     ) -> None:
         self._recipe, self._shards = recipe, shards
-        self._cache = None if cache is None else CropCache(cache)
-        self._assembly = assembly_id(recipe)
+        self._cache = None if cache is None else PixelCache(cache)
+        self._assembly, self._drawing = assembly_id(recipe), drawing_id(recipe)
         built = tokenizer.build()
         self._pad_id = built.pad_id
         self._encoder = Encoder(recipe, built, indexed=True)
-        self._decoder = Decoder()
-        self._cutter = Cutter(recipe.image_size, recipe.resize)
-        self._sample_bytes = recipe.max_image_bytes + SLACK_BYTES + target_bytes(recipe.image_size)
-        self._filler = Row(get_layout(recipe.layout).filler(built), RowInfo("", "", "filler", "", None))
+        self._layout = recipe.make_layout()
+        self._decoder = Decoder(self._layout.transparency)
+        self._resize = make_resizer(recipe.resize)
+        target = target_bytes(self._layout.most_target_pixels)
+        self._sample_bytes = recipe.max_image_bytes + SLACK_BYTES + target
+        self._filler = Row(self._layout.filler(built), RowInfo("", "", "filler", "", None))
         self._files = ShardFiles(shards)
         self._kept = None if rows is None else KeptRows(shards, rows)
         self._sources = None if cache is None else Sources(cache.directory)
@@ -168,10 +169,16 @@ class Assembler:
             self._readers[shard] = self._sources.readers([self._shards[shard].path])
         return self._readers[shard]
 
+    def blocks(self, size: RowSize) -> Blocks:
+        """Memory for the pixels of a row of that size, outside of a batch."""
+        dims = {entry.name: entry.dims[1:] for entry in self._layout.schema}
+        rows = drawn_rows(self._layout, size)
+        return {name: np.empty((count, *map(int, dims[name])), np.uint8) for name, count in rows.items() if count}
+
     def free(self) -> None:
         """Give back what is kept for the next picture."""
         self._decoder.free()
-        self._cutter = Cutter(self._recipe.image_size, self._recipe.resize)
+        self._resize = make_resizer(self._recipe.resize)
         give_back_memory()
 
     def close(self) -> None:
@@ -200,7 +207,7 @@ class _Assembly:
     def run(self, buffer: memoryview) -> Assembled:
         of, job = self._of, self._job
         rows = [of._filler if row is None else self._encode(place, row) for place, row in enumerate(job.rows)]
-        batch = Batch(of._recipe, job, rows, buffer)
+        batch = Batch(of._layout, job, rows, buffer)
         report = self._collate(batch, rows)
         hoped = list(rows)
         for place, row in enumerate(hoped):
@@ -215,7 +222,7 @@ class _Assembly:
         with self._clock.stage("hash"):
             frame = batch.close()
         statuses = tuple(row.info.status for row in rows)
-        lengths = [row.encoded.text_tokens for row in rows]
+        lengths = [row.encoded.size.text_tokens for row in rows]
         return Assembled(
             frame.start,
             frame.stop - frame.start,
@@ -230,7 +237,7 @@ class _Assembly:
             **self._cache_use(),
         )
 
-    def _collate(self, batch: Batch, rows: Sequence[Row]) -> OffsetReport:
+    def _collate(self, batch: Batch, rows: Sequence[Row]) -> BatchReport:
         """Write the text of rows, and the header that goes with it."""
         self._progress(-1)
         with self._clock.stage("collate"):
@@ -253,14 +260,10 @@ class _Assembly:
             span = of._files.read(row.shard, row.offset, row.length, row.digest)
         with self._clock.stage("tokenise"):
             encoded = self._kept(row, span) or self._tokenise(shard, row, span)
-            text = encoded.row
-            promised = row.text_tokens, row.supervised_tokens, row.crops
-            got = text.text_tokens, text.supervised_tokens, text.crops
-            if got != promised:
-                raise _stale(shard, row, f"{promised} text tokens, supervised tokens and crops, got {got}")
-        return Row(
-            text, RowInfo(shard, encoded.key, "ok", "", None), encoded.pictures, self._key(span, encoded.pictures)
-        )
+            if encoded.row.size != row.size:
+                raise _stale(shard, row, f"{row.size}, got {encoded.row.size}")
+        info = RowInfo(shard, encoded.key, "ok", "", None)
+        return Row(encoded.row, info, encoded.pictures, self._key(span, encoded.pictures))
 
     def _kept(self, row: JobRow, span: bytes) -> EncodedSample | None:
         """The sample as indexing has encoded it; None where that was not kept."""
@@ -274,19 +277,19 @@ class _Assembly:
         except SampleError as exc:
             raise _stale(shard, row, f"a good sample, got {exc.reason}: {exc.detail}") from exc
 
-    def _key(self, span: bytes, pictures: Sequence[tuple[View, Picture]]) -> bytes:
-        """What the cache calls the row's crops; nothing where there is no cache, or no crop."""
+    def _key(self, span: bytes, pictures: Sequence[tuple[Visual, Picture]]) -> bytes:
+        """What the cache calls the row's pixels; nothing where there is no cache, or no picture."""
         of = self._of
         if of._cache is None or not pictures:
             return b""
-        return crops_key(span, [view for view, _ in pictures], of._recipe.image_size, of._assembly)
+        return pixels_key(span, [visual for visual, _ in pictures], of._drawing, of._assembly)
 
     def _drawn(self, place: int, row: Row, batch: Batch) -> Row:
-        """The row, its crops written; masked if they cannot be."""
+        """The row, its pictures drawn; masked if they cannot be."""
         if row.info.status == "filler":
             return row
         try:
-            self._draw(place, row, batch.crops(place) if row.pictures else None)
+            self._draw(place, row, batch.pixels(place))
         except SampleError as exc:
             if self._job.on_bad_sample == "fail":
                 raise
@@ -296,8 +299,8 @@ class _Assembly:
             return row.masked(exc.raw())
         return row
 
-    def _draw(self, place: int, row: Row, out: NDArray[np.uint8] | None) -> None:
-        """Decode a row's pictures into its crops.
+    def _draw(self, place: int, row: Row, out: Blocks) -> None:
+        """Decode a row's pictures into its part of the drawn tensors.
 
         Raises:
             SampleError: with the whole place of the fault.
@@ -325,17 +328,16 @@ class _Assembly:
         offset = self._job.row_at(place).offset
         return SampleError("decoder_died", reason, shard=row.info.shard, key=row.info.key, offset=offset)
 
-    def _draw_once(self, place: int, row: Row, out: NDArray[np.uint8] | None) -> None:
+    def _draw_once(self, place: int, row: Row, out: Blocks) -> None:
         self._begin(place)
         sample = self._job.row_at(place)
         shard, key = row.info.shard, row.info.key
         if sample.digest in self._job.condemned:
             raise self._condemned(place, row, self._job.condemned[sample.digest])
-        if out is not None and row.cache_key and self._cached(row.cache_key, out, sample.shard):
+        if row.cache_key and self._cached(row.cache_key, out, sample.shard):
             return
-        first, suspicious = 0, {}
-        for view, picture in row.pictures:
-            assert out is not None, "pictures have crops"
+        suspicious = {}
+        for visual, picture in row.pictures:
             try:
                 with self._clock.stage("decode"):
                     pixels, warning = self._of._decoder.decode(picture.member.data, picture.header)
@@ -345,47 +347,46 @@ class _Assembly:
             if warning:
                 suspicious[picture.member.offset] = _suspicious(shard, key, picture.member, warning)
             with self._clock.stage("resize"):
-                self._of._cutter.cut(pixels, view.grid, out[first : first + view.crops])
-            first += view.crops
+                block = out[visual.tensor][visual.first : visual.first + visual.rows]
+                self._of._layout.draw(pixels, visual, block, self._of._resize)
         self._suspicious += suspicious.values()
         # What is suspicious is not kept, so that it is counted whenever it is sent.
-        if out is not None and row.cache_key and self._of._cache is not None and not suspicious:
+        if row.cache_key and self._of._cache is not None and not suspicious:
             with self._clock.stage("cache"):
                 self._of._cache.write(row.cache_key, out, self._of.readers(sample.shard, anew=True))
 
-    def _cached(self, key: bytes, out: NDArray[np.uint8], shard: int) -> bool:
+    def _cached(self, key: bytes, out: Blocks, shard: int) -> bool:
         with self._clock.stage("cache"):
             return self._of._cache is not None and self._of._cache.read(key, out, self._of.readers(shard))
 
-    def _good_spare(self) -> tuple[Row, NDArray[np.uint8]] | None:
-        """The first row of the global step that is good, with its crops; None where no row is."""
-        size = self._of._recipe.image_size
+    def _good_spare(self) -> tuple[Row, Blocks] | None:
+        """The first row of the global step that is good, with its pixels; None where no row is."""
         for place, spare in enumerate(self._job.spares, start=len(self._job.rows)):
             if spare.digest in self._bad:
                 continue
             row = self._encode(place, spare)
-            crops = np.empty((spare.crops, 3, size, size), np.uint8)
+            pixels = self._of.blocks(spare.size)
             try:
-                self._draw(place, row, crops)
+                self._draw(place, row, pixels)
             except SampleError:
                 self._bad.add(spare.digest)
             else:
-                return row, crops
+                return row, pixels
         return None
 
     def _with_spare(
-        self, rows: Sequence[Row], spare: Row, crops: NDArray[np.uint8], buffer: memoryview
+        self, rows: Sequence[Row], spare: Row, pixels: Blocks, buffer: memoryview
     ) -> tuple[list[Row], Batch]:
         """The batch again, with `spare` in place of its last filler, or else of its first masked row."""
         statuses = [row.info.status for row in rows]
         last_filler = len(rows) - 1 - statuses[::-1].index("filler") if "filler" in statuses else None
         place = statuses.index("masked") if last_filler is None else last_filler
         mixed = [spare.repeated(row) if at == place else row for at, row in enumerate(rows)]
-        batch = Batch(self._of._recipe, self._job, mixed, buffer)
+        batch = Batch(self._of._layout, self._job, mixed, buffer)
         for at in range(len(mixed)):
             batch.blank(at)
-        if len(crops):
-            batch.crops(place)[...] = crops
+        for name, block in batch.pixels(place).items():
+            block[...] = pixels[name]
         return mixed, batch
 
     def _begin(self, place: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
@@ -10,25 +10,29 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from owl_stream.assemble.crops import MASKED_LEVEL
 from owl_stream.assemble.encode import Picture
 from owl_stream.assemble.job import Job
-from owl_stream.assemble.payload import MAX_REASON_BYTES, PIXELS, header_bound, lay_out_payload
-from owl_stream.config import Recipe
+from owl_stream.assemble.payload import MAX_REASON_BYTES, drawn_rows, header_bound, lay_out_payload
 from owl_stream.errors import FrameError
-from owl_stream.layouts import EncodedRow, OffsetReport, View, get_layout
+from owl_stream.layouts import BatchReport, EncodedRow, Layout, Visual
 from owl_stream.wire import ALIGNMENT, BatchHeader, PlacedFrame, RowInfo, frame_nbytes, tensor_views
 
 _MASKED = "; the row was masked"
 
+MASKED_LEVEL = 128
+"""What a masked row's pictures are filled with: mid-grey, next to 0 once it is normalised."""
+
+Blocks = Mapping[str, NDArray[np.uint8]]
+"""A row's part of each drawn tensor, by the tensor's name: uint8 [rows, ...]."""
+
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """A row of text, where it came from, the pictures of its crops, and what a cache calls them."""
+    """A row of tokens, where it came from, its pictures, and what a cache calls them."""
 
     encoded: EncodedRow
     info: RowInfo
-    pictures: tuple[tuple[View, Picture], ...] = ()
+    pictures: tuple[tuple[Visual, Picture], ...] = ()
     cache_key: bytes = b""
 
     def masked(self, fault: str) -> Row:
@@ -56,48 +60,57 @@ class Batch:
     The payload's place is chosen so that the longest header that these rows can get fits before it.
     """
 
-    def __init__(self, recipe: Recipe, job: Job, rows: Sequence[Row], buffer: memoryview) -> None:
-        self._layout, self._job, self._buffer = get_layout(recipe.layout), job, buffer
-        crops = [row.encoded.crops for row in rows]
-        self._first_crops = list(accumulate(crops, initial=0))
-        self._specs, self._nbytes = lay_out_payload(recipe, [row.encoded.text_tokens for row in rows], crops)
+    def __init__(self, layout: Layout, job: Job, rows: Sequence[Row], buffer: memoryview) -> None:
+        self._layout, self._job, self._buffer = layout, job, buffer
+        sizes = [row.encoded.size for row in rows]
+        self._lengths = layout.lengths(sizes)
+        self._specs, self._nbytes = lay_out_payload(layout, sizes)
         self._start = -(-header_bound([_names(row.info) for row in rows]) // ALIGNMENT) * ALIGNMENT
         needed = self._start + frame_nbytes(0, self._nbytes)
         if needed > buffer.nbytes:
             raise FrameError(f"{job}: the frame needs a buffer of {needed} bytes, got {buffer.nbytes}")
         payload = buffer[self._start : self._start + self._nbytes]
         self._tensors: dict[str, NDArray[Any]] = tensor_views(payload, self._specs)
-        self._pixels = next((spec for spec in self._specs if spec.name == PIXELS), None)
+        parts = [drawn_rows(layout, size) for size in sizes]
+        self._edges = {name: list(accumulate((part[name] for part in parts), initial=0)) for name in parts[0]}
+        self._first_drawn = next((spec for spec in self._specs if spec.name in self._edges), None)
         self._frame: PlacedFrame | None = None
 
-    def crops(self, row: int) -> NDArray[np.uint8]:
-        """Where the crops of a row go: uint8 [crops, 3, S, S]."""
-        return self._tensors[PIXELS][self._first_crops[row] : self._first_crops[row + 1]]
+    def pixels(self, row: int) -> Blocks:
+        """Where the pictures of a row go: its part of each drawn tensor, those that it has no part of left out."""
+        return {
+            name: self._tensors[name][edges[row] : edges[row + 1]]
+            for name, edges in self._edges.items()
+            if edges[row] < edges[row + 1]
+        }
 
     def blank(self, row: int) -> None:
-        """Make the crops of a row mid-grey."""
-        if self._first_crops[row] < self._first_crops[row + 1]:
-            self.crops(row)[...] = MASKED_LEVEL
+        """Make the pictures of a row mid-grey."""
+        for block in self.pixels(row).values():
+            block[...] = MASKED_LEVEL
 
-    def collate(self, rows: Sequence[Row], pad_id: int) -> OffsetReport:
-        """Write the text tensors and hold them against the layout's contract.
+    def collate(self, rows: Sequence[Row], pad_id: int) -> BatchReport:
+        """Write the tensors that are not drawn and hold them against the layout's contract.
 
         Raises:
             ContractError: the batch must not be sent.
         """
         self._clear_gaps()
         self._layout.collate([row.encoded for row in rows], pad_id, self._tensors)
-        return self._layout.check(self._tensors, self._first_crops[-1])
+        return self._layout.check(self._tensors)
 
     def open(self, rows: Sequence[Row]) -> None:
         """Lay the header before the payload, whose text is written, in the hope that these rows stay as they are."""
         self._frame = PlacedFrame(self._buffer, self._start, self._nbytes, self._header(rows))
 
     def drawn(self, row: int) -> None:
-        """The crops of a row, and of all before it, are written: they are digested while they are in a cache."""
-        if self._frame is not None and self._pixels is not None:
-            crop_nbytes = self._pixels.nbytes // self._first_crops[-1]
-            self._frame.advance(self._pixels.offset + self._first_crops[row + 1] * crop_nbytes)
+        """The pictures of a row, and of all before it, are there: they are digested while they are in a cache.
+
+        That goes for the first drawn tensor; another one lies behind it, and is digested at the end.
+        """
+        spec = self._first_drawn
+        if self._frame is not None and spec is not None:
+            self._frame.advance(spec.offset + self._edges[spec.name][row + 1] * (spec.nbytes // spec.shape[0]))
 
     def close(self) -> slice:
         """Lay the digest behind the payload of the frame that was opened last; returns where in the buffer it is."""
@@ -105,7 +118,7 @@ class Batch:
         return self._frame.finish()
 
     def _header(self, rows: Sequence[Row]) -> BatchHeader:
-        job = self._job
+        job, sizes = self._job, [row.encoded.size for row in rows]
         return BatchHeader(
             fingerprint=job.fingerprint,
             epoch=job.epoch,
@@ -115,10 +128,14 @@ class Batch:
             world_size=job.world_size,
             tensors=self._specs,
             rows=tuple(row.info for row in rows),
-            attended_tokens=sum(row.encoded.text_tokens for row in rows),
-            supervised_tokens=sum(row.encoded.supervised_tokens for row in rows if row.info.status == "ok"),
+            attended_tokens=sum(size.text_tokens for size in sizes),
+            supervised_tokens=sum(
+                size.supervised_tokens for size, row in zip(sizes, rows, strict=True) if row.info.status == "ok"
+            ),
             step_supervised_tokens=job.step_supervised_tokens,
-            crops=self._first_crops[-1],
+            vision_tokens=sum(size.vision_tokens for size in sizes),
+            units=sum(size.units for size in sizes),
+            lengths=self._lengths,
         )
 
     def _clear_gaps(self) -> None:

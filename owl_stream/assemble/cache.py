@@ -1,8 +1,8 @@
-"""A cache of crops on disk, by content: the sample's bytes and what makes pixels of them, never a name or a place.
+"""A cache of pixels on disk, by content: the sample's bytes and what makes pixels of them, never a name or a place.
 
-So epochs, data sets, jobs and servers that share a directory share its crops. One file holds the crops of one sample;
+So epochs, data sets, jobs and servers that share a directory share its pixels. One file holds the pixels of one sample;
 it appears by a rename and carries the digest of its own content, so neither a process that is killed nor a machine that
-loses power nor a full disk leaves anything that is taken for crops: the worst is that a sample is decoded again.
+loses power nor a full disk leaves anything that is taken for pixels: the worst is that a sample is decoded again.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import secrets
 import struct
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from owl_stream.layouts import View
+from owl_stream.layouts import Visual
 from owl_stream.privacy import PRIVATE, Readers, create, make_directory, tighten_open
 
 log = logging.getLogger("owl_stream.assemble")
@@ -32,8 +32,8 @@ SHELVES = 32
 
 _HEAD = struct.Struct("<8s16sQQ")
 """Magic, key, length of the pixels in bytes, xxh3-64 of them."""
-_MAGIC = b"owlcrop1"
-_SUFFIX, _UNFINISHED = ".crops", ".part"
+_MAGIC = b"owlpix01"
+_SUFFIX, _UNFINISHED = ".pixels", ".part"
 
 _ROOM = 0.9
 """Of its share a shelf keeps when it has grown too full, so that it is not looked through at every write."""
@@ -47,7 +47,7 @@ _REST_S = 60.0
 
 @dataclass(frozen=True)
 class CacheSettings:
-    """Where crops are kept and how many bytes of them, over all processes that share the directory.
+    """Where pixels are kept and how many bytes of them, over all processes that share the directory.
 
     Each process may exceed it by a twentieth for a moment: it does not look at every write what others have written.
     """
@@ -56,14 +56,22 @@ class CacheSettings:
     max_bytes: int
 
 
-def crops_key(span: bytes, views: Sequence[View], size: int, assembly: str) -> bytes:
-    """16 bytes that name the crops of a sample: its bytes, which pictures are cut how, and what makes the pixels."""
-    cuts = [(view.medium, view.frame, view.grid, view.crops) for view in views]
-    recipe = msgpack.packb((xxhash.xxh3_128_digest(span), cuts, size, assembly))
+def pixels_key(span: bytes, visuals: Sequence[Visual], drawing: str, assembly: str) -> bytes:
+    """16 bytes that name the pixels of a sample: its bytes, its visuals, what draws them, and with which libraries."""
+    recipe = msgpack.packb((xxhash.xxh3_128_digest(span), list(visuals), drawing, assembly))
     return xxhash.xxh3_128_digest(recipe)
 
 
-class CropCache:
+Pixels = Mapping[str, NDArray[np.uint8]]
+"""A row's part of each drawn tensor, by the tensor's name."""
+
+
+def _key(key: bytes, tensor: str) -> bytes:
+    """16 bytes that name the pixels of one tensor of a sample."""
+    return xxhash.xxh3_128_digest(key + tensor.encode())
+
+
+class PixelCache:
     """One process's way to the cache. Nothing here ever fails: what does not work is a miss.
 
     Least recently used files go first; a hit makes a file young again.
@@ -77,26 +85,27 @@ class CropCache:
         self._resting_until = 0.0
         self.hits = self.misses = 0
 
-    def read(self, key: bytes, crops: NDArray[np.uint8], readers: Readers | None = None) -> bool:
-        """Fill `crops` (C-contiguous, uint8 [crops, 3, S, S]) if they are here. If not, its content is undefined.
+    def read(self, key: bytes, pixels: Pixels, readers: Readers | None = None) -> bool:
+        """Fill `pixels` (C-contiguous, one array a tensor) if they are here. If not, their content is undefined.
 
         A file that others than `readers` may read, as earlier versions wrote them, is kept from them.
         """
-        found = self._read(key, crops.data.cast("B"), readers)
+        found = all(self._read(_key(key, name), pixels[name].data.cast("B"), readers) for name in pixels)
         self.hits += found
         self.misses += not found
         return found
 
-    def write(self, key: bytes, crops: NDArray[np.uint8], readers: Readers = PRIVATE) -> None:
-        """Keep crops, if there is room and the disk is willing; nobody but the owner and `readers` may read them."""
-        pixels = crops.data.cast("B")
-        if _HEAD.size + pixels.nbytes > self._share or time.monotonic() < self._resting_until:
+    def write(self, key: bytes, pixels: Pixels, readers: Readers = PRIVATE) -> None:
+        """Keep pixels, if there is room and the disk is willing; nobody but the owner and `readers` may read them."""
+        largest = max((array.nbytes for array in pixels.values()), default=0)
+        if _HEAD.size + largest > self._share or time.monotonic() < self._resting_until:
             return
         try:
-            self._write(key, pixels, readers)
+            for name, array in pixels.items():
+                self._write(_key(key, name), array.data.cast("B"), readers)
         except OSError as exc:
             self._resting_until = time.monotonic() + _REST_S
-            log.warning("crop cache %s: %s; nothing is written for %g s", self._directory, exc.strerror, _REST_S)
+            log.warning("pixel cache %s: %s; nothing is written for %g s", self._directory, exc.strerror, _REST_S)
 
     def _read(self, key: bytes, pixels: memoryview, readers: Readers | None) -> bool:
         path = self._path(key)
@@ -112,14 +121,14 @@ class CropCache:
             if readers is not None:
                 tighten_open(file, readers, path)
         except OSError as exc:
-            log.warning("crop cache %s: %s", path, exc.strerror)
+            log.warning("pixel cache %s: %s", path, exc.strerror)
             return False
         finally:
             os.close(file)
         expected = (_MAGIC, key, pixels.nbytes, xxhash.xxh3_64_intdigest(pixels))
         if got == _HEAD.size + pixels.nbytes and _HEAD.unpack(head) == expected:
             return True
-        log.warning("crop cache %s: damaged; thrown away", path)
+        log.warning("pixel cache %s: damaged; thrown away", path)
         with suppress(OSError):
             path.unlink()
         return False

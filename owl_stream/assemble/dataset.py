@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import cached_property, lru_cache
@@ -16,12 +17,12 @@ from owl_stream.assemble.heaviest import Heaviest, find_heaviest
 from owl_stream.assemble.job import Job, JobRow
 from owl_stream.assemble.measure import Measurer
 from owl_stream.assemble.origin import read_members
-from owl_stream.assemble.payload import schema
 from owl_stream.assemble.pieces import Pieces
 from owl_stream.assemble.tokenizer import TokenizerFile, load_tokenizer
 from owl_stream.blocking import Running, Threads
 from owl_stream.config import DatasetConfig
 from owl_stream.errors import RequestError
+from owl_stream.layouts.recipe import Recipe, settle_recipe
 from owl_stream.plan import Plan, check_deal, check_rank, valid_micro_batch_sizes
 from owl_stream.shards import Index, IndexPlace, Progress, RowTables, Shard, build_index, find_shards
 from owl_stream.wire import MAX_FRAME_BYTES, Totals
@@ -45,6 +46,7 @@ class Dataset:
         self,
         name: str,
         config: DatasetConfig,
+        recipe: Recipe,
         index: Index,
         tokenizer: TokenizerFile,
         *,
@@ -53,8 +55,8 @@ class Dataset:
         rows: RowTables | None = None,
         stall_s: float = STALL_S,
     ) -> None:
-        self.name, self.recipe = name, config.recipe
-        self.layout, self.global_batch_size = config.layout, config.global_batch_size
+        self.name, self.recipe, self.layout = name, recipe, recipe.make_layout()
+        self.global_batch_size = config.global_batch_size
         self._index, self._on_bad_sample, self._max_frame_bytes = index, config.on_bad_sample, max_frame_bytes
         self._plan = Plan(index, config.plan)
         self.assembler_factory = AssemblerFactory(self.recipe, tokenizer, index.shards, cache, rows)
@@ -62,7 +64,7 @@ class Dataset:
         self.fingerprint = fingerprint(self.components)
         self.assembly = assembly_id(self.recipe)
         self.frames = frame_identity(self.fingerprint, self.assembly, config.on_bad_sample, index.shards, cache)
-        self.schema = schema(self.recipe)
+        self.schema = self.layout.schema
         self.samples, self.quarantined, self.notes = index.samples, index.quarantined, index.notes
         self.steps_per_epoch = self._plan.steps_per_epoch
         self.totals = Totals(
@@ -109,7 +111,7 @@ class Dataset:
 
     def capacity(self, job: Job) -> int:
         """Bytes that surely hold the job's frame."""
-        return job.capacity(self.recipe, self._max_shard_name_bytes)
+        return job.capacity(self.layout, self._max_shard_name_bytes)
 
     def assembler(self) -> Assembler:
         """An assembler for use in this process."""
@@ -127,7 +129,7 @@ class Dataset:
         """What /v1/datasets/{name} shows, ready for JSON."""
         return {
             "name": self.name,
-            "layout": self.layout,
+            "layout": self.layout.name,
             "fingerprint": self.fingerprint,
             "components": self.components,
             "assembly": self.assembly,
@@ -155,9 +157,10 @@ class Dataset:
                 "key": key,
                 "offset": row.offset,
                 "nbytes": row.length,
-                "text_tokens": row.text_tokens,
-                "supervised_tokens": row.supervised_tokens,
-                "crops": row.crops,
+                "text_tokens": row.size.text_tokens,
+                "supervised_tokens": row.size.supervised_tokens,
+                "vision_tokens": row.size.vision_tokens,
+                "units": row.size.units,
             }
             for key, row in zip(keys, self._rows(epoch, step), strict=True)
         ]
@@ -229,21 +232,13 @@ class Dataset:
 
     def _rows_of_step(self, epoch: int, step: int) -> tuple[JobRow, ...]:
         planned = self._plan.step(epoch, step)
-        spans, costs = self._index.spans(planned.ids), planned.costs
-        columns = (
-            spans.shard,
-            spans.number,
-            spans.offset,
-            spans.length,
-            spans.digest,
-            costs.text_tokens,
-            costs.supervised_tokens,
-            costs.crops,
-        )
-        return tuple(JobRow(*row) for row in zip(*(column.tolist() for column in columns), strict=True))
+        spans = self._index.spans(planned.ids)
+        columns = (spans.shard, spans.number, spans.offset, spans.length, spans.digest)
+        rows = zip(*(column.tolist() for column in columns), planned.costs.sizes(), strict=True)
+        return tuple(itertools.starmap(JobRow, rows))
 
     def _find_heaviest(self, world_size: int, micro_batch_size: int) -> Heaviest:
-        return find_heaviest(self._plan, self.recipe, world_size, micro_batch_size)
+        return find_heaviest(self._plan, self.layout, world_size, micro_batch_size)
 
     def _check_size(self, job: Job, world_size: int, micro_batch_size: int) -> None:
         nbytes = self.capacity(job)
@@ -253,7 +248,7 @@ class Dataset:
         remedy = (
             f"use a micro_batch_size of {', '.join(map(str, smaller))}, or a larger world_size"
             if smaller
-            else "one row alone is too large: raise max_frame_bytes, or lower image_size or max_length"
+            else "one row alone is too large: raise max_frame_bytes, or lower max_length, or choose smaller pictures"
         )
         raise RequestError(
             f"{job}: a frame of up to {nbytes} bytes, expected at most max_frame_bytes = "
@@ -284,9 +279,9 @@ def open_dataset(
         DataError: no good sample.
         ReadError: storage failed.
     """
-    recipe = config.recipe
+    recipe = settle_recipe(config, base)
     shards = find_shards(config.shards, base)
-    tokenizer = load_tokenizer(config.tokenizer, base)
+    tokenizer = load_tokenizer(recipe.tokenizer, base, recipe.make_layout().tokens)
     tables = RowTables(IndexPlace(index_dir), cost_recipe_digest(recipe, tokenizer))
     index = build_index(
         shards,
@@ -301,7 +296,15 @@ def open_dataset(
     try:
         rows = tables if config.keep_rows else None
         return Dataset(
-            name, config, index, tokenizer, max_frame_bytes=max_frame_bytes, cache=cache, rows=rows, stall_s=stall_s
+            name,
+            config,
+            recipe,
+            index,
+            tokenizer,
+            max_frame_bytes=max_frame_bytes,
+            cache=cache,
+            rows=rows,
+            stall_s=stall_s,
         )
     except BaseException:
         index.close()

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from owl_stream.assemble.header import Header, probe
-from owl_stream.assemble.work import check_bytes, resizing_bytes, targets
-from owl_stream.config import Recipe
+from owl_stream.assemble.work import check_bytes, resizing_bytes
 from owl_stream.errors import SampleError
-from owl_stream.layouts import EncodedRow, Image, Medium, Tokenizer, Video, View, get_layout
+from owl_stream.layouts import EncodedRow, Image, Medium, Tokenizer, Video, Visual
+from owl_stream.layouts.recipe import Recipe
 from owl_stream.records import IMAGE_MARKER, VIDEO_MARKER, RecordOptions
 from owl_stream.shards import Member, Record, Sample, read_record
 
@@ -27,14 +27,14 @@ class Picture(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class EncodedSample:
-    """A sample's key, its row, and for each of the row's views the picture to decode.
+    """A sample's key, its row, and for each of the row's visuals the picture to decode.
 
     `notes`: what is worth telling about it; known only where its record was read.
     """
 
     key: str
     row: EncodedRow
-    pictures: tuple[tuple[View, Picture], ...]
+    pictures: tuple[tuple[Visual, Picture], ...]
     notes: tuple[str, ...] = ()
 
 
@@ -43,7 +43,7 @@ class Encoder:
 
     def __init__(self, recipe: Recipe, tokenizer: Tokenizer, *, indexed: bool = False) -> None:
         self._recipe, self._tokenizer, self._indexed = recipe, tokenizer, indexed
-        self._layout = get_layout(recipe.layout)
+        self._layout = recipe.make_layout()
         self._options = RecordOptions(recipe.on_unknown_field, recipe.literal_markers)
 
     def encode(self, sample: Sample) -> EncodedSample:
@@ -56,10 +56,10 @@ class Encoder:
             record = read_record(sample, self._options)
             media = [(kind, [self._probe(member) for member in members]) for kind, members in _in_order(record)]
             sizes = [_medium(kind, pictures) for kind, pictures in media]
-            row = self._layout.encode(record.messages, sizes, self._tokenizer, self._recipe)
-            pictures = tuple((view, media[view.medium][1][view.frame]) for view in row.views)
-            for view, picture in pictures:
-                self._weigh(view, picture)
+            row = self._layout.encode(record.messages, sizes, self._tokenizer, self._recipe.limit)
+            pictures = tuple((visual, media[visual.medium][1][visual.frame]) for visual in row.visuals)
+            for visual, picture in pictures:
+                self._weigh(visual, picture)
         except SampleError as exc:
             exc.at(shard=sample.shard, key=sample.key)
             raise
@@ -73,11 +73,11 @@ class Encoder:
             exc.at(member=member.name, offset=member.offset)
             raise
 
-    def _weigh(self, view: View, picture: Picture) -> None:
-        """Refuse a picture whose resizing would take more memory than one may: how it is cut is known only now."""
+    def _weigh(self, visual: Visual, picture: Picture) -> None:
+        """Refuse a picture whose resizing would take too much memory: how large it becomes is known only now."""
         header, recipe = picture.header, self._recipe
         try:
-            nbytes = resizing_bytes(header.width, header.height, targets(view.grid, recipe.image_size))
+            nbytes = resizing_bytes(header.width, header.height, self._layout.targets(visual))
             check_bytes(header.format, header.width, header.height, nbytes, recipe.max_image_bytes)
         except SampleError as exc:
             exc.at(member=picture.member.name, offset=picture.member.offset)

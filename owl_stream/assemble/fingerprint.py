@@ -10,21 +10,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from dataclasses import fields as dataclass_fields
 from importlib.metadata import version
-from typing import Any
+from typing import Any, cast
 
 import xxhash
 
 from owl_stream.assemble.cache import CacheSettings
 from owl_stream.assemble.tokenizer import TokenizerFile
-from owl_stream.config import PlanSettings, Recipe
+from owl_stream.config import PlanSettings
+from owl_stream.layouts.recipe import Recipe
 from owl_stream.plan import PLAN_VERSION
 from owl_stream.shards import Shard
 
-MEASURE_VERSION = 4
-"""Raise it when a sample's text, tokens, crops or acceptance change, or the form in which rows are kept: all
+MEASURE_VERSION = 5
+"""Raise it when a sample's text, tokens, units or acceptance change, or the form in which rows are kept: all
 is measured again.
 
-4: what decoding and resizing take is worked out from headers, and kept with rows; more is refused than before.
+5: rows hold visuals and units of any layout, and costs hold vision tokens of two towers.
 """
 
 ASSEMBLY_VERSION = 3
@@ -40,7 +41,7 @@ def digest(value: object) -> str:
 
 
 def cost_recipe_digest(recipe: Recipe, tokenizer: TokenizerFile) -> str:
-    """What a cost table belongs to: all that decides a row's tokens and crops. `resize` changes neither."""
+    """What a cost table belongs to: all that decides a row's tokens and units. `resize` changes neither."""
     return digest({**_costly(recipe), "tokenizer": tokenizer.digest, "version": MEASURE_VERSION})
 
 
@@ -78,6 +79,11 @@ def assembly_id(recipe: Recipe) -> str:
             "libraries": {library: version(library) for library in libraries},
         }
     )
+
+
+def drawing_id(recipe: Recipe) -> str:
+    """Which settings of a layout draw pictures: the visuals of a sample and these give its pixels."""
+    return digest({"layout": recipe.layout, "settings": asdict(cast(Any, recipe.settings))})
 
 
 def frame_identity(

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from owl_stream.assemble.job import FILLER_SIZE
 from owl_stream.assemble.payload import lay_out_payload
-from owl_stream.config import Recipe
+from owl_stream.layouts import Layout
 from owl_stream.plan import Plan
 
 MAX_STEPS = 256
@@ -28,13 +29,14 @@ class Heaviest:
     rank: int
     cost: int
     padded_tokens: int
-    crops: int
+    vision_tokens: int
+    units: int
     payload_bytes: int
     exact: bool
     steps_seen: int
 
 
-def find_heaviest(plan: Plan, recipe: Recipe, world_size: int, micro_batch_size: int) -> Heaviest:
+def find_heaviest(plan: Plan, layout: Layout, world_size: int, micro_batch_size: int) -> Heaviest:
     """Deal steps of epoch 0 and keep the dearest micro-batch; the first of several.
 
     Raises:
@@ -52,17 +54,17 @@ def find_heaviest(plan: Plan, recipe: Recipe, world_size: int, micro_batch_size:
     planned = plan.step(0, step)
     rows = planned.deal(world_size, micro_batch_size).micro_batch(rank, micro)
     good = rows[rows >= 0]
-    lengths = [*planned.costs.text_tokens[good].tolist(), *[1] * (len(rows) - len(good))]
-    crops = [*planned.costs.crops[good].tolist(), *[0] * (len(rows) - len(good))]
+    sizes = [*planned.costs[good].sizes(), *[FILLER_SIZE] * (len(rows) - len(good))]
     return Heaviest(
         epoch=0,
         step=step,
         micro=micro,
         rank=rank,
         cost=dearest,
-        padded_tokens=max(lengths) * len(lengths),
-        crops=sum(crops),
-        payload_bytes=lay_out_payload(recipe, lengths, crops)[1],
+        padded_tokens=max(size.text_tokens for size in sizes) * len(sizes),
+        vision_tokens=sum(size.vision_tokens for size in sizes),
+        units=sum(size.units for size in sizes),
+        payload_bytes=lay_out_payload(layout, sizes)[1],
         exact=len(seen) == steps,
         steps_seen=len(seen),
     )

@@ -19,6 +19,7 @@ from owl_stream.assemble.header import Header
 from owl_stream.assemble.jpeg import scans_alone
 from owl_stream.assemble.pillow import decodes_in_place, open_image
 from owl_stream.errors import SampleError
+from owl_stream.layouts import Transparency
 
 Pixels = NDArray[np.uint8]
 """[height, width, 4], C-contiguous: R, G, B and a byte that means nothing. Four bytes are what resizers like."""
@@ -43,24 +44,29 @@ class Decoded(NamedTuple):
 class Decoder:
     """Decodes into memory that it uses again. Not for use by two threads at once."""
 
-    def __init__(self) -> None:
-        self._memory = np.empty(0, np.uint8)
+    def __init__(self, transparency: Transparency = "dropped") -> None:
+        self._memory, self._transparency = np.empty(0, np.uint8), transparency
 
     def decode(self, data: bytes | memoryview, header: Header) -> Decoded:
         """As `decode`, but the pixels are valid only until the next call."""
         nbytes = header.width * header.height * 4
         if nbytes > MAX_KEPT_BYTES:
-            return decode(data, header)
+            return decode(data, header, transparency=self._transparency)
         if nbytes > self._memory.nbytes:
             self._memory = np.empty(min(MAX_KEPT_BYTES, nbytes + nbytes // 4), np.uint8)
-        return decode(data, header, self._memory)
+        return decode(data, header, self._memory, self._transparency)
 
     def free(self) -> None:
         """Give the memory back, which also happens by itself when pixels need more."""
         self._memory = np.empty(0, np.uint8)
 
 
-def decode(data: bytes | memoryview, header: Header, memory: NDArray[np.uint8] | None = None) -> Decoded:
+def decode(
+    data: bytes | memoryview,
+    header: Header,
+    memory: NDArray[np.uint8] | None = None,
+    transparency: Transparency = "dropped",
+) -> Decoded:
     """The pixels of an image whose header `probe` has accepted; perhaps a view of `memory`, if that is given.
 
     Raises:
@@ -70,7 +76,7 @@ def decode(data: bytes | memoryview, header: Header, memory: NDArray[np.uint8] |
     decoded = (
         _decode_jpeg(data, header, memory)
         if header.format == "JPEG"
-        else Decoded(_decode_with_pillow(data, header, memory))
+        else Decoded(_decode_with_pillow(data, header, memory, transparency))
     )
     _check_size(header, decoded.pixels.shape[1], decoded.pixels.shape[0])
     return decoded
@@ -130,7 +136,12 @@ def _decode_strictly(
         return None, complaint
 
 
-def _decode_with_pillow(data: bytes | memoryview, header: Header, memory: NDArray[np.uint8] | None) -> Pixels:
+def _decode_with_pillow(
+    data: bytes | memoryview,
+    header: Header,
+    memory: NDArray[np.uint8] | None,
+    transparency: Transparency = "dropped",
+) -> Pixels:
     """Where Pillow's pixels are four bytes each, it decodes right into ours. Otherwise they are converted by the piece,
     so that beside its picture and ours there is little more."""
     # A bitmap in an icon is opened with its mask below it. A few pixels more are not worth another error.
@@ -142,9 +153,12 @@ def _decode_with_pillow(data: bytes | memoryview, header: Header, memory: NDArra
             image.im = target = Image.frombuffer("RGBX", image.size, pixels, "raw", "RGBX", 0, 1).im
         image.load()
         _check_size(header, *image.size)
+        white = transparency == "white" and image.has_transparency_data
         if pixels is None or image.im is not target:
             pixels = _blank(header, memory)
-            _convert(image, pixels)
+            _convert(image, pixels, white)
+        elif white:
+            _convert(image, pixels, white)
         return pixels
 
 
@@ -162,7 +176,7 @@ def _blank(header: Header, memory: NDArray[np.uint8] | None) -> Pixels:
     return pixels
 
 
-def _convert(image: Image.Image, out: Pixels) -> None:
+def _convert(image: Image.Image, out: Pixels, white: bool) -> None:
     wide = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM")
     rows = max(1, _PIECE * _PIECE // image.width)
     columns = max(1, _PIECE * _PIECE // rows)
@@ -173,7 +187,20 @@ def _convert(image: Image.Image, out: Pixels) -> None:
             if wide:
                 out[top:bottom, left:right] = (np.asarray(piece) >> 8).astype(np.uint8)[:, :, None]
             else:
-                out[top:bottom, left:right] = np.asarray(_drop_alpha(piece).convert("RGBX"))
+                opaque = _on_white(image, piece) if white else _drop_alpha(piece)
+                out[top:bottom, left:right] = np.asarray(opaque.convert("RGBX"))
+
+
+def _on_white(image: Image.Image, piece: Image.Image) -> Image.Image:
+    """A piece of an image with transparency, laid on white as transformers 5 does it (`convert_to_rgb`), to the bit."""
+    if piece.mode == "RGBX":  # it lies in our memory, of which Pillow does not know what the fourth byte is
+        if image.mode == "RGBA":
+            piece = Image.frombytes("RGBA", piece.size, piece.tobytes())
+        else:  # one colour is clear
+            piece = piece.convert("RGB")
+            piece.info["transparency"] = image.info["transparency"]
+    background = Image.new("RGBA", piece.size, (255, 255, 255))
+    return Image.alpha_composite(background, piece.convert("RGBA")).convert("RGB")
 
 
 def _drop_alpha(image: Image.Image) -> Image.Image:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import msgpack
 
 from owl_stream.assemble.payload import MAX_KEY_BYTES, header_bound, lay_out_payload
-from owl_stream.config import Recipe
+from owl_stream.layouts import Layout
+from owl_stream.shards import RowSize
 from owl_stream.wire import ALIGNMENT, frame_nbytes
+
+FILLER_SIZE = RowSize(text_tokens=1, supervised_tokens=0)
 
 
 class JobRow(NamedTuple):
     """One sample: where it lies (index of the shard, number among the shard's good samples, offset and length in
-    bytes), its xxh3-64, and its cost.
+    bytes), its xxh3-64, and the size of its row.
     """
 
     shard: int
@@ -23,9 +26,13 @@ class JobRow(NamedTuple):
     offset: int
     length: int
     digest: int
-    text_tokens: int
-    supervised_tokens: int
-    crops: int
+    size: RowSize
+
+    @classmethod
+    def of(cls, packed: Any) -> JobRow:
+        """A row that was a tuple of tuples on its way."""
+        shard, number, offset, length, digest, size = packed
+        return cls(shard, number, offset, length, digest, RowSize(*size))
 
 
 @dataclass(frozen=True)
@@ -58,20 +65,20 @@ class Job:
         assert row is not None, "fillers make no progress"
         return row
 
-    def payload_nbytes(self, recipe: Recipe) -> int:
+    def payload_nbytes(self, layout: Layout) -> int:
         """Bytes of the payload when no row is repeated."""
-        lengths, crops = self._sizes()
-        return lay_out_payload(recipe, lengths, crops)[1]
+        return lay_out_payload(layout, self._sizes())[1]
 
-    def capacity(self, recipe: Recipe, max_shard_name_bytes: int) -> int:
+    def capacity(self, layout: Layout, max_shard_name_bytes: int) -> int:
         """Bytes that surely hold the frame, whichever rows turn out bad and whichever spare is repeated."""
-        lengths, crops = self._sizes()
+        sizes = self._sizes()
         if self.spares:
             # One filler, else any one row, may give way to any one spare.
-            gone = 0 if None in self.rows else min(crops)
-            crops.append(max(0, max(spare.crops for spare in self.spares) - gone))
-            lengths.append(max(spare.text_tokens for spare in self.spares))
-        payload = lay_out_payload(recipe, lengths, crops)[1]
+            gone = FILLER_SIZE if None in self.rows else RowSize(*map(min, zip(*sizes, strict=True)))
+            most = RowSize(*map(max, zip(*(spare.size for spare in self.spares), strict=True)))
+            media = [max(0, more - less) for more, less in zip(most[2:], gone[2:], strict=True)]
+            sizes.append(RowSize(most.text_tokens, most.supervised_tokens, *media))
+        payload = lay_out_payload(layout, sizes)[1]
         keys = [min(MAX_KEY_BYTES, row.length) for row in (*self.rows, *self.spares) if row is not None]
         header = header_bound([(max_shard_name_bytes + max(keys, default=0)) * 2] * len(self.rows))
         return frame_nbytes(header, payload) + ALIGNMENT
@@ -102,14 +109,13 @@ class Job:
             micro,
             rank,
             world_size,
-            tuple(None if row is None else JobRow(*row) for row in rows),
-            tuple(JobRow(*row) for row in spares),
+            tuple(None if row is None else JobRow.of(row) for row in rows),
+            tuple(JobRow.of(row) for row in spares),
             supervised,
             dict(condemned),
             on_bad,
         )
 
-    def _sizes(self) -> tuple[list[int], list[int]]:
-        """Text tokens and crops of each row; a filler is one token."""
-        lengths = [1 if row is None else row.text_tokens for row in self.rows]
-        return lengths, [0 if row is None else row.crops for row in self.rows]
+    def _sizes(self) -> list[RowSize]:
+        """The size of each row; a filler is one token."""
+        return [FILLER_SIZE if row is None else row.size for row in self.rows]

@@ -14,7 +14,7 @@ import numpy as np
 from owl_stream.assemble.encode import EncodedSample, Picture
 from owl_stream.assemble.files import OpenFiles
 from owl_stream.assemble.header import Header
-from owl_stream.layouts import EncodedRow, View
+from owl_stream.layouts import EncodedRow, Visual
 from owl_stream.shards import Member, RowTable, RowTables, Shard
 
 _TOKEN = "<u4"
@@ -31,11 +31,11 @@ def pack(encoded: EncodedSample, offset: int) -> bytes:
             encoded.key,
             row.input_ids.astype(_TOKEN).tobytes(),
             row.supervised,
-            row.crop_starts.tolist(),
-            row.truncated,
+            row.unit_starts.tolist(),
+            (row.image_units, row.image_tokens, row.video_units, row.video_tokens, row.truncated),
             [
-                (*view, member.name, member.ext, member.offset - offset, member.data.nbytes, *header)
-                for view, (member, header) in encoded.pictures
+                (*visual, member.name, member.ext, member.offset - offset, member.data.nbytes, *header)
+                for visual, (member, header) in encoded.pictures
             ],
         )
     )
@@ -44,20 +44,21 @@ def pack(encoded: EncodedSample, offset: int) -> bytes:
 
 def unpack(packed: bytes, span: bytes, offset: int) -> EncodedSample:
     """What `pack` was given, of the sample whose bytes, from `offset` of its shard, are `span`."""
-    key, ids, supervised, crop_starts, truncated, packed_pictures = msgpack.unpackb(packed, use_list=False)
+    key, ids, supervised, unit_starts, counts, packed_pictures = msgpack.unpackb(packed, use_list=False)
     input_ids = np.frombuffer(ids, _TOKEN).astype(np.int64)
     pictures = _pictures(packed_pictures, memoryview(span), offset)
-    views = tuple([view for view, _ in pictures])
-    return EncodedSample(
-        key, EncodedRow(input_ids, supervised, np.array(crop_starts, dtype=np.int64), views, truncated), pictures
-    )
+    visuals = tuple([visual for visual, _ in pictures])
+    starts = np.array(unit_starts, dtype=np.int64)
+    return EncodedSample(key, EncodedRow(input_ids, supervised, starts, visuals, *counts), pictures)
 
 
-def _pictures(packed: Sequence[Any], span: memoryview, offset: int) -> tuple[tuple[View, Picture], ...]:
+def _pictures(packed: Sequence[Any], span: memoryview, offset: int) -> tuple[tuple[Visual, Picture], ...]:
     pictures = []
-    for medium, frame, grid, crops, name, ext, at, nbytes, *header in packed:
+    fields = len(Visual._fields)
+    for each in packed:
+        name, ext, at, nbytes, *header = each[fields:]
         member = Member(name, ext, offset + at, span[at : at + nbytes])
-        pictures.append((View(medium, frame, grid, crops), Picture(member, Header(*header))))
+        pictures.append((Visual(*each[:fields]), Picture(member, Header(*header))))
     return tuple(pictures)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from owl_stream.assemble.encode import Encoder
 from owl_stream.assemble.kept import pack
 from owl_stream.assemble.tokenizer import TokenizerFile
-from owl_stream.config import Recipe
+from owl_stream.layouts.recipe import Recipe
 from owl_stream.shards import Cost, Measure, Sample
 
 
@@ -28,7 +28,7 @@ class Measurer:
 
         def measure(sample: Sample) -> Cost:
             encoded = encoder.encode(sample)
-            row, kept = encoded.row, pack(encoded, sample.offset) if self.keep_rows else b""
-            return Cost(row.text_tokens, row.supervised_tokens, row.crops, kept, encoded.notes)
+            kept = pack(encoded, sample.offset) if self.keep_rows else b""
+            return Cost(encoded.row.size, kept, encoded.notes)
 
         return measure

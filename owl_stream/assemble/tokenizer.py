@@ -14,16 +14,13 @@ import xxhash
 from tokenizers import Tokenizer as _Backend
 
 from owl_stream.assemble.words import WordTokenizer
-from owl_stream.config import RELEASED
 from owl_stream.errors import ConfigError, SampleError
-from owl_stream.layouts import Tokens
+from owl_stream.layouts import SpecialTokens, Tokens, get_layout, released_models
+from owl_stream.layouts.owl3 import TOKENS
 from owl_stream.shards.sniff import sniff
 
 # `encode_batch_fast` would start a pool of threads in every worker, of which there is one per core already.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-
-END_OF_TEXT = "<|endoftext|>"
-SPECIAL_TOKENS = (END_OF_TEXT, "<|im_start|>", "<|im_end|>")
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _FILE = "tokenizer.json"
@@ -34,18 +31,20 @@ _CACHED_TEXTS, _CACHED_CHARACTERS = 4096, 64
 class TokenizerFile:
     """A tokenizer's JSON. Picklable; two of the same content have the same digest, wherever they came from.
 
-    `name` is what the configuration calls it. `digest`: xxh3-128 of the content, 32 hex digits.
+    `name` is what the configuration calls it. `digest`: xxh3-128 of the content, 32 hex digits. `tokens`: what a layout
+    demands of it.
     """
 
     name: str
     content: bytes = field(repr=False)
     digest: str
+    tokens: SpecialTokens = field(repr=False)
 
     def build(self) -> ChatTokenizer:
         """Parse the content (half a second for 150,000 tokens).
 
         Raises:
-            ConfigError: the content is no tokenizer, or lacks a special token of the chat text.
+            ConfigError: the content is no tokenizer, or lacks a special token.
         """
         if sniff(self.content) == "git-lfs":
             raise ConfigError(
@@ -58,7 +57,7 @@ class TokenizerFile:
                 f"tokenizer {self.name}: expected a `tokenizers` JSON file (tokenizer.json), which it is not ({exc}); "
                 f"take {_released()}"
             ) from exc
-        return ChatTokenizer(self.name, backend)
+        return ChatTokenizer(self.name, backend, self.tokens)
 
 
 class ChatTokenizer:
@@ -67,18 +66,24 @@ class ChatTokenizer:
     Special tokens spelled out in a text become their single ids, as with the released processors.
     """
 
-    def __init__(self, name: str, backend: _Backend) -> None:
+    def __init__(self, name: str, backend: _Backend, tokens: SpecialTokens) -> None:
         # Files from the hub may carry the settings of whoever saved them; rows are padded and cut by the layout.
         backend.no_padding()
         backend.no_truncation()
-        missing = [token for token in SPECIAL_TOKENS if not _is_one_token(backend, token)]
+        demanded = dict.fromkeys([tokens.pad, *tokens.ids])
+        missing = [token for token in demanded if not _is_one_token(backend, token)]
         if missing:
             raise ConfigError(
-                f"tokenizer {name}: expected {', '.join(SPECIAL_TOKENS)} as single tokens, missing "
+                f"tokenizer {name}: expected {', '.join(demanded)} as single tokens, missing "
                 f"{', '.join(missing)}: it is not the tokenizer of a model that a layout is for; take {_released()}"
             )
-        self.pad_id: int = backend.encode(END_OF_TEXT, add_special_tokens=False).ids[0]
-        self.end_of_text_id: int = self.pad_id
+        for token, number in tokens.ids.items():
+            if number is not None and (got := backend.token_to_id(token)) != number:
+                raise ConfigError(
+                    f"tokenizer {name}: expected {token} to be token {number}, as the model's config.json says, got "
+                    f"{got}: it is another model's"
+                )
+        self.pad_id: int = backend.encode(tokens.pad, add_special_tokens=False).ids[0]
         self._backend, self._words = backend, WordTokenizer.of(backend)
         self._cached: Callable[[str], Tokens] = lru_cache(maxsize=_CACHED_TEXTS)(self._encode)
 
@@ -131,13 +136,15 @@ class _Offsets(Sequence[tuple[int, int]]):
     __hash__ = None  # type: ignore[assignment] # compared by content, like a list
 
 
-def load_tokenizer(spec: str, base: Path) -> TokenizerFile:
+def load_tokenizer(spec: str, base: Path, tokens: SpecialTokens | None = None) -> TokenizerFile:
     """Read a tokenizer: a path relative to `base`, or else a hub id (`org/name`), which asks the network.
+
+    `tokens`: what its layout demands; those of mPLUG-Owl3 unless given.
 
     A path may be that of a model's directory, which holds a `tokenizer.json`.
 
     Raises:
-        ConfigError: not found, not a tokenizer, or one without the special tokens of the chat text.
+        ConfigError: not found, not a tokenizer, or one without the special tokens that its layout demands.
     """
     path = base / spec
     try:
@@ -146,7 +153,8 @@ def load_tokenizer(spec: str, base: Path) -> TokenizerFile:
         content = path.read_bytes() if path.is_file() else _from_hub(spec, path)
     except OSError as exc:
         raise ConfigError(f"tokenizer {path}: cannot read it: {exc.strerror}") from exc
-    tokenizer = TokenizerFile(spec, content, xxhash.xxh3_128_hexdigest(content))
+    demanded = TOKENS if tokens is None else tokens
+    tokenizer = TokenizerFile(spec, content, xxhash.xxh3_128_hexdigest(content), demanded)
     tokenizer.build()
     return tokenizer
 
@@ -163,8 +171,7 @@ def _inside(directory: Path) -> Path:
 
 def _released() -> str:
     """Where tokenizers come from, in words."""
-    named = ", ".join(f"{hub_id} for {layout}" for layout, hub_id in RELEASED.items())
-    return f"the model's own from the hub ({named})"
+    return f"the model's own from the hub ({released_models()})"
 
 
 def _from_hub(spec: str, path: Path) -> bytes:
@@ -176,7 +183,8 @@ def _from_hub(spec: str, path: Path) -> bytes:
             reason += f", and the hub says: {' '.join(str(exc).split())}"
     raise ConfigError(
         f"tokenizer not found: expected a tokenizers file or a hub id (org/name), got {spec!r}: {reason}; take "
-        f"{_released()}; for a machine without network: `hf download {RELEASED['owl3-240728']} {_FILE} --local-dir .`, "
+        f"{_released()}; for a machine without network: "
+        f"`hf download {get_layout('owl3-240728').released} {_FILE} --local-dir .`, "
         "copy that file there and name it"
     )
 

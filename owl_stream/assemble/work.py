@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import NamedTuple, NoReturn
 
 from owl_stream.errors import SampleError
-from owl_stream.layouts.grid import GRIDS
 
 MAX_JPEG_PASSES = 1 << 30
 """Pixels times scans of a JPEG: each scan is a pass over the whole image. Encoders write about ten scans."""
@@ -71,14 +70,9 @@ def _weight_bytes(size: int, to_size: int) -> int:
     return 12 * to_size * (4 * -(-max(size, to_size) // to_size) + 3)
 
 
-def targets(grid: tuple[int, int] | None, size: int) -> list[tuple[int, int]]:
-    """Width and height of what a picture is brought to: one crop, and with a grid (rows, columns) its cells."""
-    return [(size, size)] if grid is None else [(size, size), (grid[1] * size, grid[0] * size)]
-
-
-def target_bytes(size: int) -> int:
-    """Memory that a resizer writes to, for crops of `size` x `size`: the recipe decides it, not a picture."""
-    return 2 * 4 * max(rows * cols for rows, cols in GRIDS) * size * size
+def target_bytes(most_pixels: int) -> int:
+    """Memory that a resizer writes to, where a picture becomes `most_pixels` at most: the recipe decides it."""
+    return 2 * 4 * most_pixels
 
 
 def check_bytes(name: str, width: int, height: int, nbytes: int, limit: int) -> None:

@@ -59,7 +59,7 @@ def _describe(url: str, name: str, measured: Measured, needs: float | None) -> d
         "samples": measured.samples,
         "mb_per_s": round(measured.mb_per_s, 3),
         "samples_per_s": round(measured.samples_per_s, 3),
-        "crops_per_s": round(measured.crops_per_s, 3),
+        "units_per_s": round(measured.units_per_s, 3),
         "slower": measured.slower,
         "advice": measured.advice(needs),
         "server": measured.server,
@@ -69,7 +69,7 @@ def _describe(url: str, name: str, measured: Measured, needs: float | None) -> d
 def _print(name: str, measured: Measured, needs: float | None) -> None:
     say(
         f"{name}: {measured.mb_per_s:.1f} MB/s, {measured.samples_per_s:.1f} samples/s, "
-        f"{measured.crops_per_s:.1f} crops/s ({measured.batches} batches in {measured.seconds:.1f} s, "
+        f"{measured.units_per_s:.1f} units/s ({measured.batches} batches in {measured.seconds:.1f} s, "
         f"{measured.world_size} stream{'s' * (measured.world_size > 1)})"
     )
     say(f"slower side: {measured.slower}")

@@ -13,6 +13,7 @@ from owl_stream.cli.options import (
     IndexOption,
     JsonOption,
     LayoutOption,
+    ModelOption,
     ProcessesOption,
     ShardsOption,
     TokenizerOption,
@@ -31,6 +32,7 @@ _WHAT_HAPPENS = {"finding": "unusable shard", "indexing": "quarantined", "assemb
 def check(
     config: ConfigOption = None,
     shards: ShardsOption = None,
+    model: ModelOption = None,
     tokenizer: TokenizerOption = None,
     layout: LayoutOption = None,
     dataset: DatasetOption = None,
@@ -44,8 +46,9 @@ def check(
     """Find every bad sample without training: what would be quarantined, and what would be masked.
 
     Each is listed with shard, key, member, byte offset in the shard, and reason; then come histograms of text tokens,
-    supervised tokens and crops per sample. Pictures that are sent although their decoder warns are listed as
-    suspicious, and what is worth telling about good samples is counted: neither is bad. Exit code 0: all is good.
+    supervised tokens, vision tokens and units (what the vision tower takes at a time) per sample. Pictures that are
+    sent although their decoder warns are listed as suspicious, and what is worth telling about good samples is counted:
+    neither is bad. Exit code 0: all is good.
     1: something bad was found. 2: a wrong call.
     """
     from owl_stream.cli.lint import lint  # noqa: PLC0415 # see serve
@@ -53,7 +56,7 @@ def check(
 
     # A decoder that crashes is a finding, told below; the engine's own words about it would come between.
     logging.getLogger("owl_stream.engine").setLevel(logging.ERROR)
-    wanted = settings(config, shards, tokenizer, layout)
+    wanted = settings(config, shards, model, tokenizer, layout)
     names = [choose(wanted, dataset)[0]] if dataset is not None else list(wanted.datasets)
     reports = []
     for name in names:
@@ -89,7 +92,8 @@ def _print(report: Report) -> None:
         for name, distribution in (
             ("text tokens", report.text_tokens),
             ("supervised tokens", report.supervised_tokens),
-            ("crops", report.crops),
+            ("vision tokens", report.vision_tokens),
+            ("units", report.units),
         ):
             for line in distribution.lines(name):
                 say(line)

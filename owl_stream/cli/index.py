@@ -11,6 +11,7 @@ from owl_stream.cli.options import (
     IndexOption,
     JsonOption,
     LayoutOption,
+    ModelOption,
     ProcessesOption,
     ShardsOption,
     TokenizerOption,
@@ -29,6 +30,7 @@ SHOWN = 20
 def index(
     config: ConfigOption = None,
     shards: ShardsOption = None,
+    model: ModelOption = None,
     tokenizer: TokenizerOption = None,
     layout: LayoutOption = None,
     index_dir: IndexOption = None,
@@ -36,7 +38,7 @@ def index(
     as_json: JsonOption = False,
 ) -> None:
     """Scan shards once, so that a server starts at once; an index that is up to date is kept."""
-    wanted = settings(config, shards, tokenizer, layout)
+    wanted = settings(config, shards, model, tokenizer, layout)
     described = {}
     for name, dataset_config in wanted.datasets.items():
         dataset = open_indexed(name, dataset_config, wanted.base, index_dir, processes)

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from owl_stream.assemble import Dataset, Measurer, load_tokenizer
+from owl_stream.assemble import Dataset, Measurer, load_tokenizer, settle_recipe
 from owl_stream.assemble.fingerprint import cost_recipe_digest
 from owl_stream.cli.histogram import Distribution
 from owl_stream.cli.terminal import Bar
@@ -63,7 +63,8 @@ class Report:
     notes: dict[str, int] = field(default_factory=dict)
     text_tokens: Distribution = field(default_factory=Distribution)
     supervised_tokens: Distribution = field(default_factory=Distribution)
-    crops: Distribution = field(default_factory=Distribution)
+    vision_tokens: Distribution = field(default_factory=Distribution)
+    units: Distribution = field(default_factory=Distribution)
 
     @property
     def reasons(self) -> dict[str, int]:
@@ -82,7 +83,8 @@ class Report:
             "notes": self.notes,
             "text_tokens": self.text_tokens.describe(),
             "supervised_tokens": self.supervised_tokens.describe(),
-            "crops": self.crops.describe(),
+            "vision_tokens": self.vision_tokens.describe(),
+            "units": self.units.describe(),
         }
 
 
@@ -101,7 +103,8 @@ def lint(name: str, config: Config, index_dir: Path | None, processes: int, *, d
 
     shards = find_shards(dataset_config.shards, config.base, unusable)
     report.shards = len(shards) + len(report.findings)
-    recipe, tokenizer = dataset_config.recipe, load_tokenizer(dataset_config.tokenizer, config.base)
+    recipe = settle_recipe(dataset_config, config.base)
+    tokenizer = load_tokenizer(recipe.tokenizer, config.base, recipe.make_layout().tokens)
     if not shards:
         return report
     digest = cost_recipe_digest(recipe, tokenizer)
@@ -120,7 +123,7 @@ def lint(name: str, config: Config, index_dir: Path | None, processes: int, *, d
         _measure(index, report)
         if decode and index.samples:
             limit = config.server.max_frame_bytes
-            alone = Dataset(name, _alone(dataset_config), index, tokenizer, max_frame_bytes=limit)
+            alone = Dataset(name, _alone(dataset_config), recipe, index, tokenizer, max_frame_bytes=limit)
             asyncio.run(_assemble_all(alone, index, config.server, processes, bar, report))
             report.decoded = index.samples
         order = {shard.name: number for number, shard in enumerate(index.shards)}
@@ -148,7 +151,8 @@ def _measure(index: Index, report: Report) -> None:
         costs = index.costs(np.arange(start, min(start + _CHUNK, index.samples), dtype=np.int64))
         report.text_tokens.add(costs.text_tokens)
         report.supervised_tokens.add(costs.supervised_tokens)
-        report.crops.add(costs.crops)
+        report.vision_tokens.add(costs.vision_tokens)
+        report.units.add(costs.units)
 
 
 async def _assemble_all(

@@ -26,7 +26,7 @@ class Measured:
     seconds: float
     batches: int
     samples: int
-    crops: int
+    units: int
     nbytes: int
     server: Mapping[str, float]
 
@@ -41,9 +41,9 @@ class Measured:
         return self.samples / self.seconds
 
     @property
-    def crops_per_s(self) -> float:
-        """Image tensors a second."""
-        return self.crops / self.seconds
+    def units_per_s(self) -> float:
+        """Units (crops, images, tiles, videos) a second."""
+        return self.units / self.seconds
 
     @property
     def slower(self) -> Literal["server", "reader", "unknown"]:
@@ -85,7 +85,7 @@ class _Rank:
     last_at: float = 0.0
     batches: int = 0
     samples: int = 0
-    crops: int = 0
+    units: int = 0
     nbytes: int = 0
     server: Mapping[str, float] = field(default_factory=dict)
     error: OwlStreamError | None = None
@@ -113,7 +113,7 @@ class _Rank:
                 return
             self.batches += 1
             self.samples += sum(row.status != "filler" for row in header.rows)
-            self.crops += header.crops
+            self.units += header.units
             self.nbytes += frame.nbytes
 
 
@@ -160,7 +160,7 @@ def _sum(ranks: list[_Rank]) -> Measured:
         seconds=last - first,
         batches=batches,
         samples=sum(rank.samples for rank in ranks),
-        crops=sum(rank.crops for rank in ranks),
+        units=sum(rank.units for rank in ranks),
         nbytes=sum(rank.nbytes for rank in ranks),
         server={**told, **waits} if told else {},
     )

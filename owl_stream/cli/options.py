@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 
 import typer
 
-from owl_stream.config import RELEASED, Config, DatasetConfig, LayoutName, load_config, make_config
+from owl_stream.config import Config, DatasetConfig, load_config, make_config
 from owl_stream.errors import ConfigError, UnknownDatasetError
+from owl_stream.layouts import LAYOUT_NAMES, released_models, settle_all
 
 DEFAULT_CONFIG = Path("owl-stream.yaml")
 ALONE = "train"
@@ -27,12 +28,16 @@ ShardsOption = Annotated[
 TokenizerOption = Annotated[
     str | None, typer.Option("--tokenizer", "-t", help="The model's tokenizer.json, a directory with one, or a hub id.")
 ]
+ModelOption = Annotated[
+    str | None,
+    typer.Option("--model", help="The model's directory or hub id: settles layout, tokenizer, pixels, chat."),
+]
 LayoutOption = Annotated[
     str | None,
     typer.Option(
         "--layout",
-        help="What a batch looks like: owl3-240728 (default) or owl3-241101.",
-        autocompletion=lambda: list(get_args(LayoutName)),
+        help="What a batch looks like; default: the model's, or owl3-240728.",
+        autocompletion=lambda: list(LAYOUT_NAMES),
     ),
 ]
 BatchOption = Annotated[
@@ -53,6 +58,7 @@ JsonOption = Annotated[
 def settings(
     config: Path | None,
     shards: list[str] | None,
+    model: str | None,
     tokenizer: str | None,
     layout: str | None,
     global_batch_size: int | None = None,
@@ -63,7 +69,13 @@ def settings(
     Raises:
         ConfigError: neither, both, or a value that cannot be.
     """
-    flags = {"shards": shards, "tokenizer": tokenizer, "layout": layout, "global_batch_size": global_batch_size}
+    flags = {
+        "shards": shards,
+        "model": model,
+        "tokenizer": tokenizer,
+        "layout": layout,
+        "global_batch_size": global_batch_size,
+    }
     dataset = {key: value for key, value in flags.items() if value is not None}
     given = {key: value for key, value in server.items() if value is not None}
     if dataset and config is not None:
@@ -72,21 +84,26 @@ def settings(
     if not dataset:
         path = config or DEFAULT_CONFIG
         if config is None and not path.exists():
-            raise ConfigError(f"no dataset: expected --config FILE, ./{path}, or --shards and --tokenizer")
-        return load_config(path, flags={"server": given})
+            raise ConfigError(f"no dataset: expected --config FILE, ./{path}, or --shards and --model (or --tokenizer)")
+        return _settled(load_config(path, flags={"server": given}), str(path))
     _require_both(dataset)
     whole: dict[str, Any] = {"server": given, "datasets": {ALONE: dataset}}
-    return make_config({}, origin="command line", base=Path.cwd(), flags=whole)
+    return _settled(make_config({}, origin="command line", base=Path.cwd(), flags=whole), "command line")
+
+
+def _settled(config: Config, origin: str) -> Config:
+    settle_all(config.datasets, origin, config.base)
+    return config
 
 
 def _require_both(dataset: Mapping[str, Any]) -> None:
-    """Shards and a tokenizer, each as a flag or as a variable."""
+    """Shards and a model or a tokenizer, each as a flag or as a variable."""
     for name in ("shards", "tokenizer"):
-        if name not in dataset and _VARIABLE + name.upper() not in os.environ:
-            released = ", ".join(f"{hub_id} for {layout}" for layout, hub_id in RELEASED.items())
+        names = ("model", "tokenizer") if name == "tokenizer" else (name,)
+        if not any(each in dataset or _VARIABLE + each.upper() in os.environ for each in names):
             raise ConfigError(
-                f"--{name} is missing: without --config, both --shards and --tokenizer are needed; a tokenizer is the "
-                f"model's tokenizer.json, or its hub id ({released})"
+                f"--{name} is missing: without --config, --shards and either --model or --tokenizer are needed; a "
+                f"tokenizer is the model's tokenizer.json, or its hub id ({released_models()})"
             )
 
 

@@ -19,6 +19,7 @@ import typer
 
 from owl_stream.errors import (
     ConfigError,
+    FrameError,
     OwlStreamError,
     PeerGoneError,
     RequestError,
@@ -26,7 +27,7 @@ from owl_stream.errors import (
     ServerError,
     UnknownDatasetError,
 )
-from owl_stream.wire import BatchHeader, ErrorInfo, Frame, FrameParser
+from owl_stream.wire import BatchHeader, BatchLook, ErrorInfo, Frame, FrameParser, read_look
 
 CONNECT_S, READ_S = 10.0, 15.0
 """Three heartbeats that do not come mean that the server is gone."""
@@ -35,6 +36,8 @@ FRAME_S = 120.0
 """Without a batch, whatever else comes."""
 
 MAX_ANSWER_BYTES = 16 << 20
+MAX_LOOK_BYTES = 1 << 30
+"""Of a batch that people look at: its pictures are in it."""
 
 TokenOption = Annotated[
     str | None, typer.Option(envvar="OWL_TOKEN", help="Bearer token of the server.", show_default=False)
@@ -79,6 +82,18 @@ class Peer:
             asked = "there are several datasets" if dataset is None else f"no dataset {dataset!r}"
             raise UnknownDatasetError(f"{self.url}: {asked}; choose one with --dataset: {', '.join(names)}")
         return str(dataset)
+
+    def look(self, path: str, query: Mapping[str, object]) -> BatchLook:
+        """A batch as people look at it.
+
+        Raises:
+            OwlStreamError: as `json`; also an answer that is no look.
+        """
+        with self.open(path, query, _Watch(FRAME_S)) as response:
+            try:
+                return read_look(_whole(self.url, response, MAX_LOOK_BYTES))
+            except FrameError as exc:
+                raise ServerError(f"{self.url}: {exc}") from exc
 
     def json(self, path: str, query: Mapping[str, object] | None = None) -> Any:
         """The JSON at a path.
@@ -204,10 +219,10 @@ class _Watch:
                 return
 
 
-def _whole(url: str, response: http.client.HTTPResponse) -> bytes:
-    """A small answer's body. Never by `read`, which takes the size of a chunk at its word, even one of -1."""
+def _whole(url: str, response: http.client.HTTPResponse, most: int = MAX_ANSWER_BYTES) -> bytes:
+    """An answer's body, at most `most` bytes. Never by `read`, which believes the size of a chunk, even one of -1."""
     body, piece = bytearray(), memoryview(bytearray(1 << 16))
-    while nbytes := _read(url, response, piece[: MAX_ANSWER_BYTES - len(body)]):
+    while nbytes := _read(url, response, piece[: most - len(body)]):
         body += piece[:nbytes]
     return bytes(body)
 

@@ -17,6 +17,7 @@ from owl_stream.cli.options import (
     IndexOption,
     JsonOption,
     LayoutOption,
+    ModelOption,
     ShardsOption,
     TokenizerOption,
     choose,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 def plan(
     config: ConfigOption = None,
     shards: ShardsOption = None,
+    model: ModelOption = None,
     tokenizer: TokenizerOption = None,
     layout: LayoutOption = None,
     global_batch_size: BatchOption = None,
@@ -51,7 +53,7 @@ def plan(
     Tokens are text tokens. Efficiency is real tokens over padded ones. Cost is what dealing weighs: padded text tokens
     and vision tokens; "slowest" compares the dearest rank with the average one, which wait for each other.
     """
-    wanted = settings(config, shards, tokenizer, layout, global_batch_size)
+    wanted = settings(config, shards, model, tokenizer, layout, global_batch_size)
     name, dataset_config = choose(wanted, dataset)
     opened = open_indexed(name, dataset_config, wanted.base, index_dir)
     try:
@@ -88,9 +90,9 @@ class PlannedStep:
         return int(self.deal["padded_tokens"])
 
     @property
-    def crops(self) -> int:
-        """Image tensors."""
-        return sum(int(row["crops"]) for row in self.step["rows"])
+    def vision_tokens(self) -> int:
+        """Vision tokens of all rows."""
+        return sum(int(row["vision_tokens"]) for row in self.step["rows"])
 
     @property
     def rank_costs(self) -> list[int]:
@@ -109,7 +111,7 @@ class PlannedStep:
             **self.step,
             "tokens": self.tokens,
             "padded_tokens": self.padded_tokens,
-            "crops": self.crops,
+            "vision_tokens": self.vision_tokens,
             "slowest_to_mean": round(self.slowest_to_mean, 4),
             "deal": self.deal,
         }
@@ -150,7 +152,7 @@ def _describe(
 
 def _print(dataset: Dataset, world_size: int, micro_batch_size: int, steps: list[PlannedStep], rows: bool) -> None:
     console = Screen()
-    names = ("step", "pool", "rows", "fillers", "tokens", "padded", "effic.", "crops", "slowest")
+    names = ("step", "pool", "rows", "fillers", "tokens", "padded", "effic.", "vision", "slowest")
     table = Table(*names, box=box.SIMPLE_HEAD, pad_edge=False)
     for column in table.columns[2:]:
         column.justify = "right"
@@ -163,7 +165,7 @@ def _print(dataset: Dataset, world_size: int, micro_batch_size: int, steps: list
             str(planned.tokens),
             str(planned.padded_tokens),
             f"{planned.tokens / max(planned.padded_tokens, 1):.1%}",
-            str(planned.crops),
+            str(planned.vision_tokens),
             f"{planned.slowest_to_mean:.3f}",
         )
     console.print(table)
@@ -191,5 +193,5 @@ def _dealt_rows(planned: PlannedStep) -> list[str]:
 def _row(row: dict[str, Any]) -> str:
     return (
         f"{row['shard']} {row['key']}: {row['text_tokens']} tokens, {row['supervised_tokens']} supervised, "
-        f"{row['crops']} crops"
+        f"{row['vision_tokens']} vision tokens"
     )

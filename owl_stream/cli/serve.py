@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Annotated, get_args
@@ -15,6 +18,7 @@ from owl_stream.cli.options import (
     IndexOption,
     JsonOption,
     LayoutOption,
+    ModelOption,
     ShardsOption,
     TokenizerOption,
     settings,
@@ -26,6 +30,7 @@ from owl_stream.config import LogLevel
 def serve(
     config: ConfigOption = None,
     shards: ShardsOption = None,
+    model: ModelOption = None,
     tokenizer: TokenizerOption = None,
     layout: LayoutOption = None,
     global_batch_size: BatchOption = None,
@@ -41,6 +46,9 @@ def serve(
     allow_anonymous: Annotated[
         bool, typer.Option("--allow-anonymous", help="Listen beyond loopback although no tokens are asked for.")
     ] = False,
+    with_parent: Annotated[
+        bool, typer.Option("--with-parent", help="End when standard input is closed: with whoever started this.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Serve batches over HTTP until SIGTERM or Ctrl-C.
@@ -52,10 +60,12 @@ def serve(
     from owl_stream.server import serve as run  # noqa: PLC0415 # `owl-stream --help` need not load a web framework
 
     flags = {"host": host, "port": port, "workers": workers, "log_format": log_format, "log_level": log_level}
-    wanted = settings(config, shards, tokenizer, layout, global_batch_size, **flags)
+    wanted = settings(config, shards, model, tokenizer, layout, global_batch_size, **flags)
     if allow_anonymous:
         wanted = wanted.allowing_anonymous()
     children.forget_tokens()
+    if with_parent:
+        threading.Thread(target=_end_with_parent, daemon=True).start()
 
     def listening(url: str) -> None:
         with suppress(OSError):  # nobody reads stdout any more: that is no reason not to serve
@@ -73,3 +83,11 @@ def serve(
                 say(f"ready: {', '.join(names)}" + (f" (failed: {', '.join(failed)})" if failed else ""))
 
     run(wanted, index_dir=index_dir, on_listening=listening, on_ready=ready)
+
+
+def _end_with_parent() -> None:
+    """SIGTERM to ourselves once standard input is closed. What is written to it is read and ignored."""
+    with suppress(OSError):
+        while os.read(0, 1 << 16):
+            pass
+    os.kill(os.getpid(), signal.SIGTERM)

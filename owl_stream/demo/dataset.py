@@ -36,8 +36,7 @@ datasets:
     shards: ["shards/{DATASET}-{{00000..{SHARDS - 1:05}}}.tar"]
     layout: owl3-240728
     tokenizer: tokenizer.json
-    image_size: 112          # small, so that the demo is quick
-    cut: single
+    vision: {{image_size: 112, cut: single}}  # small, so that the demo is quick
     global_batch_size: {GLOBAL_BATCH_SIZE}
     bucket_window: 8
 """

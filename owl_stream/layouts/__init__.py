@@ -1,37 +1,60 @@
-"""Conversations -> rows -> text tensors: what a model family's batches must look like, one module per release.
+"""Conversations -> rows -> tensors: what a model family's batches must look like, one module or package per family.
 
-Numpy only: it never decodes a picture, never loads a tokenizer and never touches a file.
+Numpy, and Jinja for chat templates: it never decodes a picture, never loads a tokenizer and never runs a model.
 """
 
-from owl_stream.layouts.registry import check_media_offset, get_layout
+from owl_stream.layouts.owl3 import OffsetReport, check_media_offset
+from owl_stream.layouts.recipe import Recipe, check_batch, settle_all, settle_recipe
+from owl_stream.layouts.registry import LAYOUT_NAMES, get_layout, released_models
 from owl_stream.layouts.types import (
     IGNORE,
+    BatchReport,
+    Choices,
     EncodedRow,
+    Filter,
     Image,
     Layout,
+    LengthLimit,
     Medium,
-    OffsetReport,
-    TensorShape,
+    Pixels,
+    Resize,
+    RowLook,
+    SpecialTokens,
     Tokenizer,
     Tokens,
+    Transparency,
     Turn,
     Video,
-    View,
+    Visual,
 )
 
 __all__ = [
     "IGNORE",
+    "LAYOUT_NAMES",
+    "BatchReport",
+    "Choices",
     "EncodedRow",
+    "Filter",
     "Image",
     "Layout",
+    "LengthLimit",
     "Medium",
     "OffsetReport",
-    "TensorShape",
+    "Pixels",
+    "Recipe",
+    "Resize",
+    "RowLook",
+    "SpecialTokens",
     "Tokenizer",
     "Tokens",
+    "Transparency",
     "Turn",
     "Video",
-    "View",
+    "Visual",
+    "check_batch",
     "check_media_offset",
     "get_layout",
+    "released_models",
+    "settle_all",
+    "settle_recipe",
 ]

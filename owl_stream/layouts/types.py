@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from owl_stream.config import Recipe
+from owl_stream.models import ModelFiles
+from owl_stream.shards import RowSize
+from owl_stream.wire import Normalise, SchemaEntry
 
 IGNORE = -100
 """The label that the loss leaves out (PyTorch's default `ignore_index`)."""
 
+Pixels = NDArray[np.uint8]
+"""A picture: uint8 [height, width, 4], red, green, blue, and a fourth byte without meaning."""
+
 
 class Turn(Protocol):
-    """One message of a conversation; `owl_stream.shards.Message` is one."""
+    """One message of a conversation; `owl_stream.records.Message` is one."""
 
     @property
     def role(self) -> str:
@@ -57,54 +61,92 @@ class Tokens(NamedTuple):
     offsets: Sequence[tuple[int, int]]
 
 
+class SpecialTokens(NamedTuple):
+    """What a layout demands of a vocabulary: the token that rows are padded with, and tokens that are one id each.
+
+    `ids`: by token, its id; None where the layout does not mind which.
+    """
+
+    pad: str
+    ids: Mapping[str, int | None]
+
+
 class Tokenizer(Protocol):
     """What a layout needs of a tokenizer. Special tokens that are spelled out in a text become their single ids."""
 
     @property
     def pad_id(self) -> int:
-        """The id of `<|endoftext|>`."""
+        """The id that rows are padded with."""
 
     def encode(self, text: str) -> Tokens:
         """Tokenise one chunk of text as it stands: nothing is added in front or behind."""
 
 
-class View(NamedTuple):
-    """One picture and the crops that it yields, in the order in which they lie in `pixel_values`.
+Transparency = Literal["dropped", "white"]
+"""What becomes of a picture's transparency: its colours are taken as they are, or it is laid on white."""
 
-    `medium` and `frame` name the picture (frame 0 of an image). `grid` None is the whole picture as one crop;
-    (rows, cols) are rows * cols crops, row by row, and the whole picture behind them.
+Filter = Literal["bicubic", "bilinear"]
+"""Which filter resizes a picture; both look at all source pixels (antialiased), as Pillow's do."""
+
+
+class Resize(Protocol):
+    """Brings a picture to another size."""
+
+    def __call__(self, pixels: Pixels, width: int, height: int, /, filter: Filter = "bicubic") -> Pixels:
+        """The picture at that size, valid until the next call."""
+
+
+ResizeTo = Callable[[Pixels, int, int], Pixels]
+"""`Resize` with its filter chosen."""
+
+
+class Visual(NamedTuple):
+    """One picture of a row, and where its pixels go.
+
+    `medium` and `frame` name the picture (frame 0 of an image). It fills rows `first` to `first + rows` of the row's
+    part of `tensor`. `form`: the layout's own numbers for drawing it.
     """
 
     medium: int
     frame: int
-    grid: tuple[int, int] | None
-    crops: int
+    tensor: str
+    first: int
+    rows: int
+    form: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
 class EncodedRow:
-    """One sample as text tensors, T tokens long, unpadded.
+    """One sample as tokens, T of them, unpadded.
 
     `input_ids`: int64 [T]. `supervised`: ranges [begin, end) of the tokens that are learned, in order, apart.
-    `crop_starts`: int64 [C], strictly increasing, the position of the first piece of each crop's `<|image|>`.
-    `views`: their crops sum to C. `truncated`: tokens, and perhaps media, behind `max_length` were left out.
+    `unit_starts`: int64 [U], strictly increasing: the position of the first token that stands for each unit.
+    `visuals`: the pictures, each tensor's in order. `image_units`, `image_tokens`, `video_units`, `video_tokens`: as in
+    `RowSize`; the units sum to U. `truncated`: tokens, and perhaps media, behind `max_length` were left out.
     """
 
     input_ids: NDArray[np.int64]
     supervised: tuple[tuple[int, int], ...]
-    crop_starts: NDArray[np.int64]
-    views: tuple[View, ...]
+    unit_starts: NDArray[np.int64]
+    visuals: tuple[Visual, ...]
+    image_units: int = 0
+    image_tokens: int = 0
+    video_units: int = 0
+    video_tokens: int = 0
     truncated: bool = False
 
     @property
-    def text_tokens(self) -> int:
-        """T."""
-        return len(self.input_ids)
-
-    @property
-    def supervised_tokens(self) -> int:
-        """How many tokens are learned."""
-        return sum([end - begin for begin, end in self.supervised])
+    def size(self) -> RowSize:
+        """What the row costs."""
+        supervised = sum([end - begin for begin, end in self.supervised])
+        return RowSize(
+            len(self.input_ids),
+            supervised,
+            self.image_units,
+            self.image_tokens,
+            self.video_units,
+            self.video_tokens,
+        )
 
     @property
     def labels(self) -> NDArray[np.int64]:
@@ -119,63 +161,136 @@ class EncodedRow:
         for begin, end in self.supervised:
             out[begin:end] = self.input_ids[begin:end]
 
-    @property
-    def crops(self) -> int:
-        """C."""
-        return len(self.crop_starts)
-
     def masked(self) -> EncodedRow:
-        """The same row, same ids, crops and shape, from which nothing is learned: labels all -100."""
+        """The same row, same ids, pictures and shape, from which nothing is learned: labels all -100."""
         return replace(self, supervised=())
 
 
 @dataclass(frozen=True)
-class TensorShape:
-    """Name, numpy dtype name and shape of a tensor of a batch."""
+class BatchReport:
+    """What a layout's check saw of a batch."""
 
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class OffsetReport:
-    """What the contract check saw. `query_rows`: rows whose tokens the model's cross-attention takes as queries."""
-
-    rows_with_images: int
+    rows_with_media: int
     text_only_rows: int
-    crops: int
-    query_rows: int
+    units: int
 
 
 class Layout(Protocol):
-    """A model family's batch contract. Stateless; one instance serves every thread."""
+    """A model family's batch contract, with its settings. Stateless; one instance serves every thread.
 
-    @property
-    def name(self) -> str:
-        """What a recipe calls it."""
+    `released`: hub id of a model that it is made for. `unit`: what a unit is called. `tokens`: those that a vocabulary
+    must have. `schema`: the tensors of its batches. Each has dimensions that are numbers or letters: B rows, L tokens
+    of the longest row, and letters of the layout's own. A tensor that is `optional` is left out where one of its
+    letters is 0. Those that have `normalise` are drawn, and come last: the first letter of each counts what pictures
+    fill.
+    """
+
+    name: ClassVar[str]
+    released: ClassVar[str]
+    unit: ClassVar[str]
+    transparency: ClassVar[Transparency]
+    tokens: SpecialTokens
+    schema: tuple[SchemaEntry, ...]
+
+    @classmethod
+    def settle(cls, choices: Choices) -> object:
+        """The settings: a frozen dataclass of plain values, which goes into the recipe and so into every digest.
+
+        Raises:
+            ConfigError: a choice that the layout does not offer; the message names its key.
+        """
+
+    def __init__(self, settings: Any) -> None: ...
 
     def encode(
-        self, messages: Sequence[Turn], media: Sequence[Medium], tokenizer: Tokenizer, recipe: Recipe
+        self, messages: Sequence[Turn], media: Sequence[Medium], tokenizer: Tokenizer, limit: LengthLimit
     ) -> EncodedRow:
-        """Turn a conversation into a row, at most `recipe.max_length` tokens long, with a supervised token.
+        """Turn a conversation into a row with a supervised token, at most `limit.max_length` tokens long.
 
         Raises:
             SampleError: the conversation does not fit the layout, its media or the length.
         """
 
     def filler(self, tokenizer: Tokenizer) -> EncodedRow:
-        """A row that completes a last step: one attended pad token, nothing to learn, no crop."""
+        """A row that completes a last step: one attended pad token, nothing to learn, no picture."""
 
-    def tensors(self, row_lengths: Sequence[int], crops: Sequence[int]) -> tuple[TensorShape, ...]:
-        """The text tensors of a batch whose rows have these tokens and crops, before anything is encoded."""
+    def lengths(self, sizes: Sequence[RowSize]) -> dict[str, int]:
+        """What the letters of `schema` stand for in a batch of rows of these sizes."""
 
     def collate(self, rows: Sequence[EncodedRow], pad_id: int, out: Mapping[str, NDArray[Any]]) -> None:
-        """Write the text tensors of `rows` into arrays shaped as `tensors` says; every element is written."""
+        """Write all tensors of `rows` that are not drawn; every element is written."""
 
-    def check(self, tensors: Mapping[str, Any], crops: int) -> OffsetReport:
-        """Hold a batch's `media_offset` against the contract; `crops` is the length of its `pixel_values`.
+    def check(self, tensors: Mapping[str, Any]) -> BatchReport:
+        """Hold a batch's tensors against the contract of the model family.
 
         Raises:
-            MediaOffsetError: naming row, position, expected and got.
+            ContractError: naming row, position, expected and got.
         """
+
+    def targets(self, visual: Visual) -> Sequence[tuple[int, int]]:
+        """Width and height of what a picture is resized to, for the memory that takes."""
+
+    @property
+    def most_target_pixels(self) -> int:
+        """Pixels of all that one picture is resized to, at most."""
+
+    def draw(self, pixels: Pixels, visual: Visual, out: NDArray[np.uint8], resize: Resize) -> None:
+        """Write a decoded picture into `out`, the rows of its tensor that `visual` names; every element is written."""
+
+    def look(self, tensors: Mapping[str, NDArray[Any]]) -> Sequence[RowLook]:
+        """What each token of a batch sees, for people to look at; one entry a row."""
+
+
+class LengthLimit(NamedTuple):
+    """How long a row may be, and what happens to a conversation that is longer."""
+
+    max_length: int
+    on_too_long: Literal["truncate", "skip"]
+
+
+@dataclass(frozen=True, eq=False)
+class RowLook:
+    """A row of a batch as the model sees it.
+
+    `unit`: int64 [L], which of the row's units the token stands for, -1 for text and padding. `sees`: int64 [L], how
+    many of the row's units, counted from its first, the token may attend to. `says`: for each token, what the tensors
+    say of it, in words; equal texts are one object. `pictures`: uint8 [height, width, 3] for each unit, as the tower
+    gets it.
+    """
+
+    unit: NDArray[np.int64]
+    sees: NDArray[np.int64]
+    says: Sequence[str]
+    pictures: Sequence[NDArray[np.uint8]]
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What a configuration chooses, for a layout to settle; None where it says nothing.
+
+    `vision`: the layout's own choices about pictures. `chat`: the form of the text. `model`: a model's own files.
+    `template`: a chat template that takes the place of the model's. `train_on`: which answers are learned, all or the
+    last. `positions`: which release's rule counts positions.
+    """
+
+    vision: Mapping[str, Any]
+    chat: str | None = None
+    model: ModelFiles | None = None
+    template: str | None = None
+    train_on: str | None = None
+    positions: str | None = None
+
+    @classmethod
+    def none(cls) -> Self:
+        """Nothing is chosen."""
+        return cls({})
+
+
+def tensor(name: str, dtype: str, *dims: str | int, optional: bool = False, lengths: str | None = None) -> SchemaEntry:
+    """A line of a schema."""
+    return SchemaEntry(name, dtype, dims, optional, None, lengths)
+
+
+def drawn(name: str, *dims: str | int, normalise: Normalise) -> SchemaEntry:
+    """A line for a tensor that pictures are drawn into: uint8, left out where there are none."""
+    return SchemaEntry(name, "uint8", dims, True, normalise, None)

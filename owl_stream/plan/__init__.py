@@ -11,18 +11,15 @@ from owl_stream.plan.fit import CostFit, StepTime, fit_costs
 from owl_stream.plan.plan import PLAN_VERSION, Plan
 from owl_stream.plan.ranks import check_deal, check_rank, valid_micro_batch_sizes, valid_world_sizes
 from owl_stream.plan.step import GlobalStep
-from owl_stream.plan.table import Costs, Pool, RowCosts, Table
+from owl_stream.plan.table import Table
 
 __all__ = [
     "FILLER",
     "PLAN_VERSION",
     "CostFit",
-    "Costs",
     "Dealt",
     "GlobalStep",
     "Plan",
-    "Pool",
-    "RowCosts",
     "StepTime",
     "Table",
     "check_cursor",

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from owl_stream.errors import RequestError
 from owl_stream.plan.ranks import check_deal, check_rank
 from owl_stream.plan.search import Hand, Weights, search
-from owl_stream.plan.table import Costs
+from owl_stream.shards import Costs
 
 FILLER = -1
 """Stands in a micro-batch where no row of the step does."""
@@ -55,11 +55,12 @@ def deal(costs: Costs, global_batch_size: int, world_size: int, micro_batch_size
     """
     micros = check_deal(global_batch_size, world_size, micro_batch_size)
     batches = world_size * micros
-    good = len(costs.text_tokens)
+    good = len(costs)
     repeats, fillers = max(batches - good, 0), global_batch_size - max(good, batches)
-    lengths = np.concatenate([costs.text_tokens, np.repeat(costs.text_tokens[:1], repeats), np.ones(fillers, np.int64)])
-    crops = np.concatenate([costs.crops, np.repeat(costs.crops[:1], repeats), np.zeros(fillers, np.int64)])
-    hand = Hand(lengths, crops, len(lengths) - fillers, world_size, weights)
+    text, vision = costs.text_tokens, costs.vision_tokens
+    lengths = np.concatenate([text, np.repeat(text[:1], repeats), np.ones(fillers, np.int64)])
+    vision = np.concatenate([vision, np.repeat(vision[:1], repeats), np.zeros(fillers, np.int64)])
+    hand = Hand(lengths, vision, len(lengths) - fillers, world_size, weights)
     if batches == 1:
         return _dealt(hand, np.arange(len(lengths))[None], good)  # there is nothing to choose
     shares = _shares(good + repeats, batches, micro_batch_size)
@@ -90,7 +91,9 @@ def _consecutive(hand: Hand, shares: NDArray[np.int64], width: int) -> NDArray[n
 
 
 def _layered(hand: Hand, shares: NDArray[np.int64], width: int) -> NDArray[np.int64]:
-    """Layer k is the k-th longest W * m rows; each rank gets a micro-batch of it, rows rich in crops to poor ranks."""
+    """Layer k is the k-th longest W * m rows; each rank gets a micro-batch of it, rows with many vision tokens to those
+    that have least.
+    """
     layers = np.split(np.arange(hand.good), np.cumsum(shares)[hand.world_size - 1 : -1 : hand.world_size])
     loads = [0] * hand.world_size
     groups: list[list[list[int]]] = [[] for _ in range(hand.world_size)]
@@ -101,14 +104,14 @@ def _layered(hand: Hand, shares: NDArray[np.int64], width: int) -> NDArray[np.in
         room = dict(zip(poorest, capacity, strict=True))
         ranks = [(loads[rank], rank) for rank in poorest]
         mine: list[list[int]] = [[] for _ in range(hand.world_size)]
-        for row in rows[np.argsort(-hand.crops[rows], kind="stable")].tolist():
+        for row in rows[np.argsort(-hand.vision[rows], kind="stable")].tolist():
             load, rank = heapq.heappop(ranks)
             mine[rank].append(row)
             if len(mine[rank]) < room[rank]:
-                heapq.heappush(ranks, (load + int(hand.crops[row]) * hand.weights.crop, rank))
+                heapq.heappush(ranks, (load + int(hand.vision[row]) * hand.weights.vision_token, rank))
         for rank, members in enumerate(mine):
-            padded, crops = int(hand.lengths[members].max()) * width, int(hand.crops[members].sum())
-            loads[rank] += padded * hand.weights.text_token + crops * hand.weights.crop
+            padded, vision = int(hand.lengths[members].max()) * width, int(hand.vision[members].sum())
+            loads[rank] += padded * hand.weights.text_token + vision * hand.weights.vision_token
             groups[rank].append(members)
     return _completed([np.array(members) for rank in groups for members in rank], hand, width)
 

@@ -13,8 +13,9 @@ from owl_stream.plan.order import BlockOrder, FileOrder, FullOrder, Order
 from owl_stream.plan.permutation import derive_key
 from owl_stream.plan.search import Weights
 from owl_stream.plan.step import GlobalStep
-from owl_stream.plan.table import Pool, Table, pools_of
+from owl_stream.plan.table import Table, pools_of
 from owl_stream.plan.window import PoolSteps, SortedWindow
+from owl_stream.shards import Pool
 
 if TYPE_CHECKING:
     from owl_stream.config import PlanSettings
@@ -26,7 +27,7 @@ MAX_WINDOW_ROWS = 1 << 22
 """A window is sorted in memory, at about 100 bytes a row."""
 
 _CACHED_ROWS = 1 << 21
-_POOL_NUMBER: dict[Pool, int] = {"all": 0, "image": 1, "text": 2}
+_POOL_NUMBER: dict[Pool, int] = {"all": 0, "image": 1, "text": 2, "video": 3, "image_video": 4}
 _ORDER, _STEPS = 0, 1
 
 
@@ -47,7 +48,7 @@ class Plan:
             PoolSteps(pool, table.pool_size(pool), settings.global_batch_size, settings.bucket_window, settings.last)
             for pool in pools_of(settings.modality)
         ]
-        self._weights = Weights(settings.text_token_cost, settings.vision_token_cost * settings.vision_tokens_per_crop)
+        self._weights = Weights(settings.text_token_cost, settings.vision_token_cost)
         self.steps_per_epoch = sum(pool.steps for pool in self._pools)
         self.dropped_per_epoch = sum(pool.dropped for pool in self._pools)
         self.fillers_per_epoch = sum(pool.fillers for pool in self._pools)
@@ -78,15 +79,17 @@ class Plan:
         return GlobalStep(epoch, step, pool.pool, step_rows.ids, step_rows.costs, fillers, self._weights)
 
     def _pool_step(self, step: int) -> tuple[PoolSteps, int]:
-        """Which pool's which step stands here: two pools are interleaved as evenly as whole numbers allow."""
-        first, *others = self._pools
-        before, after = (self._first_pool_steps(number) for number in (step, step + 1))
-        return (first, before) if not others or after > before else (others[0], step - before)
+        """Which pool's which step stands here: pools are interleaved as evenly as whole numbers allow.
 
-    def _first_pool_steps(self, steps: int) -> int:
-        """Steps of the first pool among the first `steps` of an epoch."""
-        total = self.steps_per_epoch
-        return (steps * self._pools[0].steps + total // 2) // total
+        Each pool in turn is spread over the places that those before it leave free.
+        """
+        left, total = step, self.steps_per_epoch
+        for pool in self._pools[:-1]:
+            before, after = ((number * pool.steps + total // 2) // total for number in (left, left + 1))
+            if after > before:
+                return pool, before
+            left, total = left - before, total - pool.steps
+        return self._pools[-1], left
 
     def _sort_window(self, epoch: int, pool: PoolSteps, window: int) -> SortedWindow:
         places = pool.places(window)

@@ -22,22 +22,23 @@ _FRACTION_BITS = 20
 
 @dataclass(frozen=True)
 class Weights:
-    """What dealing weighs a padded text token and a whole crop."""
+    """What dealing weighs a padded text token and a vision token."""
 
     text_token: int
-    crop: int
+    vision_token: int
 
 
 class Hand:
-    """The rows of a step while they are dealt: `lengths` and `crops`, int64 [G]; the first `good` are no fillers.
+    """The rows of a step while they are dealt: `lengths` and `vision` tokens, int64 [G]; the first `good` are no
+    fillers.
 
     A deal is `groups`, int64 [W * M, m]: micro-batches of row numbers, rank r's are r*M to (r+1)*M - 1.
     """
 
     def __init__(
-        self, lengths: NDArray[np.int64], crops: NDArray[np.int64], good: int, world_size: int, weights: Weights
+        self, lengths: NDArray[np.int64], vision: NDArray[np.int64], good: int, world_size: int, weights: Weights
     ) -> None:
-        self.lengths, self.crops, self.good = lengths, crops, good
+        self.lengths, self.vision, self.good = lengths, vision, good
         self.world_size, self.weights = world_size, weights
 
     def padded(self, groups: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -47,8 +48,8 @@ class Hand:
 
     def group_costs(self, groups: NDArray[np.int64]) -> NDArray[np.int64]:
         """Cost of each micro-batch."""
-        crops: NDArray[np.int64] = self.crops[groups].sum(axis=1)
-        costs: NDArray[np.int64] = self.padded(groups) * self.weights.text_token + crops * self.weights.crop
+        vision: NDArray[np.int64] = self.vision[groups].sum(axis=1)
+        costs: NDArray[np.int64] = self.padded(groups) * self.weights.text_token + vision * self.weights.vision_token
         return costs
 
     def score(self, groups: NDArray[np.int64]) -> tuple[int, int]:
@@ -159,7 +160,7 @@ class _Swaps:
         growth_two = np.maximum(two.rest, one.lengths) - two.longest
         self.growth = growth_one + growth_two
         token = table.width * table.hand.weights.text_token
-        moved = two.crop_costs - one.crop_costs
+        moved = two.vision_costs - one.vision_costs
         self.dearer = np.maximum(
             one.rank_costs + growth_one * token + moved, two.rank_costs + growth_two * token - moved
         )
@@ -186,7 +187,7 @@ class _Side:
         self.lengths = hand.lengths[rows]
         self.longest = table.longest[self.groups]
         self.rest = np.where(self.lengths == self.longest, table.second[self.groups], self.longest)
-        self.crop_costs = hand.crops[rows] * hand.weights.crop
+        self.vision_costs = hand.vision[rows] * hand.weights.vision_token
         self.good = rows < hand.good
         self.last_good = self.good & (table.good[self.groups] == 1)
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from owl_stream.plan.deal import Dealt, deal
 from owl_stream.plan.search import Weights
-from owl_stream.plan.table import Pool, RowCosts
+from owl_stream.shards import Costs, Pool
 
 _REMEMBERED_DEALS = 8
 """World and micro-batch sizes that ask for the same step at a time; a client may ask for any."""
@@ -27,7 +27,7 @@ class GlobalStep:
     step: int
     pool: Pool
     ids: NDArray[np.int64]
-    costs: RowCosts
+    costs: Costs
     fillers: int
     weights: Weights
     _dealt: dict[tuple[int, int], Dealt] = field(default_factory=dict, repr=False)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from owl_stream.plan.permutation import Permutation
-from owl_stream.plan.table import Costs, Pool, RowCosts
+from owl_stream.shards import Costs, Pool
 
 
 @dataclass(frozen=True)
@@ -68,18 +68,17 @@ class SortedWindow:
     """Rows of a window, longest text first, ties by place in the order. `ids`: int64 [n]."""
 
     ids: NDArray[np.int64]
-    costs: RowCosts
+    costs: Costs
 
     @classmethod
     def of(cls, ids: NDArray[np.int64], costs: Costs) -> SortedWindow:
         """Sort rows that come in order. Vision cost has no say here: it would destroy the padding."""
-        columns = RowCosts.of(costs)
-        longest_first = np.argsort(-columns.text_tokens, kind="stable")
-        return cls(ids[longest_first], columns[longest_first])
+        longest_first = np.argsort(-costs.text_tokens, kind="stable")
+        return cls(ids[longest_first], costs[longest_first])
 
     def cut(self, rows: slice) -> SortedWindow:
         """Some of the rows, as read-only copies: whoever keeps a step does not keep its window."""
-        ids, costs = self.ids[rows].copy(), self.costs[rows].copy()
-        for column in (ids, costs.text_tokens, costs.supervised_tokens, costs.crops):
+        ids, table = self.ids[rows].copy(), self.costs.table[rows].copy()
+        for column in (ids, table):
             column.flags.writeable = False
-        return SortedWindow(ids, costs)
+        return SortedWindow(ids, Costs(table))

@@ -96,6 +96,8 @@ def _read_turn(turn: object, field: str, at: int, options: RecordOptions, notes:
     role = _role(turn[role_field], role_field, where)
     text_field = _one_of(turn, vocabulary.TEXT, expected[1], where)
     content = turn[text_field]
+    if isinstance(content, list):
+        content = _joined(content, f"{where}.{text_field}")
     if not isinstance(content, str):
         raise SampleError("record_type", f"{where}.{text_field}: expected a string, got {kind(content)}")
     check_text(content, lambda: f"{where}.{text_field}")
@@ -103,6 +105,43 @@ def _read_turn(turn: object, field: str, at: int, options: RecordOptions, notes:
         return Message(role, content)
     notes.update(dict.fromkeys(vocabulary.judge_turn(turn, f"{where}: ", options)))
     return Message(role, content, _learned(turn, role, where))
+
+
+def _joined(parts: list[object], where: str) -> str:
+    """The text of typed parts, as transformers writes them: `{"type": "text", "text": ...}`, `{"type": "image"}`.
+
+    Raises:
+        SampleError: a part of another kind, or one that names a medium: media are listed for the whole record.
+    """
+    texts = []
+    for at, part in enumerate(parts):
+        place = f"{where}[{at}]"
+        if not isinstance(part, dict):
+            raise SampleError("record_type", f"{place}: expected an object with `type`, got {kind(part)}")
+        of = part.get("type")
+        known = _PARTS.get(of) if isinstance(of, str) else None
+        if known is None:
+            raise SampleError("record_type", f"{place}.type: expected {', '.join(_PARTS)}, got {str(of)[:40]!r}")
+        named = sorted(
+            str(name) for name in part if name not in ("type", "text") and not vocabulary.is_empty(part[name])
+        )
+        if named:
+            raise SampleError(
+                "turn_media",
+                f"{place}: expected no `{named[0][:40]}`: list media in `images` or `videos` of the record",
+            )
+        if known:
+            texts.append(known)
+            continue
+        text = part.get("text")
+        if not isinstance(text, str):
+            raise SampleError("record_type", f"{place}.text: expected a string, got {kind(text)}")
+        texts.append(text)
+    return "".join(texts)
+
+
+_PARTS = {"text": "", "image": "<|image|>", "video": "<|video|>"}
+"""What stands for a part in a turn's text: nothing of its own for text, our markers for media."""
 
 
 def _one_of(turn: Mapping[str, Any], names: Iterable[str], expected: str, where: str) -> str:
@@ -124,7 +163,7 @@ def _role(role: object, name: str, where: str) -> str:
     if role in _ROLE_OF:
         return _ROLE_OF[role]
     if role.lower() in _TOOL_ROLES:
-        detail = f"{where}.{name}: got {role!r}, and mPLUG-Owl3 has no form for tools; write plain turns"
+        detail = f"{where}.{name}: got {role!r}, and there is no form for tools; write plain turns"
         raise SampleError("tools_unsupported", detail)
     valid = _ROLES if name == "role" else tuple(_ROLE_OF)
     near = difflib.get_close_matches(role[:64].lower(), valid, n=1)

@@ -10,14 +10,15 @@ from collections.abc import Mapping
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from owl_stream.assemble import Dataset
+from owl_stream.assemble import Dataset, look_at
 from owl_stream.engine import Coordinate
 from owl_stream.errors import OwlStreamError
+from owl_stream.layouts import Layout
 from owl_stream.server.logs import stream_in_logs
 from owl_stream.server.state import ServerState
 from owl_stream.server.streams import StreamRecord
 from owl_stream.server.writer import IdleReaderError, Writer, abort, until_gone
-from owl_stream.wire import MEDIA_TYPE, MemoryOffer
+from owl_stream.wire import MEDIA_TYPE, MemoryOffer, pack_look, parse_frames
 
 log = logging.getLogger("owl_stream.server")
 
@@ -32,13 +33,14 @@ class Answer(Response):
         OwlStreamError: what `_deliver` raises.
     """
 
+    media_type = MEDIA_TYPE
     what, words = "stream", "of"
     """What traces call it, and how its line in the log begins."""
 
     def __init__(
         self, state: ServerState, dataset: Dataset, first: Coordinate, reader: str, report: Mapping[str, float]
     ) -> None:
-        super().__init__(media_type=MEDIA_TYPE, headers=STREAM_HEADERS)
+        super().__init__(headers=STREAM_HEADERS)
         del self.headers["content-length"]
         self._dataset, self._first, self._reader, self._report = dataset, first, reader, report
         self._engine, self._streams, self._tracing = state.engine, state.streams, state.tracing
@@ -105,3 +107,25 @@ class SingleFrame(Answer):
             await write.end()
         record.batches += 1
         record.ended = "completed"
+
+
+class Look(Answer):
+    """The answer that tells people what a batch looks like, as JSON: see `owl_stream.wire.BatchLook`."""
+
+    what, words = "look", "a look at"
+    media_type = "application/json"
+
+    async def _deliver(self, scope: Scope, send: Send, record: StreamRecord) -> None:
+        dataset, at = self._dataset, self._first
+        with await self._engine.frame(dataset, at) as lease:
+            copied = bytes(lease.view)
+        look = await dataset.pages.run(f"a look at {at} of {dataset.name}", _look, dataset.layout, copied)
+        with self._writer(scope, send, record) as write:
+            await write.begin(self.status_code, self.raw_headers)
+            await write.body(memoryview(look))
+            await write.end()
+        record.ended = "completed"
+
+
+def _look(layout: Layout, frame: bytes) -> bytes:
+    return pack_look(look_at(layout, next(parse_frames(frame))))

@@ -11,8 +11,8 @@ from owl_stream.assemble import STAGES
 _REMEDIES = {
     "read": "put the shards on faster storage",
     "cache": "put the cache on a faster disk",
-    "decode": "let it keep crops (`server.cache`)",
-    "resize": "let it keep crops (`server.cache`)",
+    "decode": "let it keep pixels (`server.cache`)",
+    "resize": "let it keep pixels (`server.cache`)",
 }
 
 

@@ -37,7 +37,7 @@ class Journey:
             protocol=PROTOCOL_VERSION,
             server=f"owl-stream/{__version__}",
             dataset=self.dataset.name,
-            layout=self.dataset.layout,
+            layout=self.dataset.layout.name,
             fingerprint=self.dataset.fingerprint,
             components=self.dataset.components,
             assembly=self.dataset.assembly,

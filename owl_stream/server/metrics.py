@@ -95,17 +95,18 @@ class Metrics(Collector):
         skipped = (((name, reason), n) for name, part in sent.items() for reason, n in part.masked.items())
         rows = counts(**{status: f"rows_{status}" for status in get_args(Status)})
         cache = counts(hit="cache_hits", miss="cache_misses")
-        checked = counts(image="rows_with_images", text="text_only_rows", query="query_rows")
-        query = "Rows as the check of media_offset saw them; `query`: those that the model looks images up for."
+        checked = counts(media="rows_with_media", text="text_only_rows")
+        query = "Rows as the layout's check saw them."
         yield _counter("batches", "Batches sent.", each(lambda part: part.batches), "dataset")
         yield _counter("sent_bytes", "Bytes of batches.", each(lambda part: part.nbytes), "dataset")
-        yield _counter("crops", "Crops (image tensors) sent.", each(lambda part: part.counts["crops"]), "dataset")
+        units = "What vision towers are given: crops, images, tiles, videos."
+        yield _counter("units", units, each(lambda part: part.counts["units"]), "dataset")
         yield _counter("rows", "Rows sent; those that are `ok` are samples.", rows, "dataset", "status")
         tokens = counts(attended="tokens", padding="padding")
         yield _counter("tokens", "Tokens sent, of texts and of what pads them.", tokens, "dataset", "kind")
         yield _counter("checked_rows", query, checked, "dataset", "kind")
-        found = "Rows with images whose crops were looked for in the cache, for batches that were sent."
-        yield _counter("crop_cache_lookups", found, cache, "dataset", "outcome")
+        found = "Rows with pictures whose pixels were looked for in the cache, for batches that were sent."
+        yield _counter("cache_lookups", found, cache, "dataset", "outcome")
         anew = "Rows that were tokenised at assembly; with `keep_rows` only those whose kept row was not to be had."
         yield _counter("tokenised_rows", anew, each(lambda part: part.counts["tokenised"]), "dataset")
         odd = "Pictures sent although their decoder warned: they may be damaged."

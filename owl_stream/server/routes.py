@@ -13,7 +13,7 @@ from owl_stream.assemble import Dataset
 from owl_stream.engine import Coordinate
 from owl_stream.errors import DrainingError, ProtocolVersionError, RequestError, StateMismatchError
 from owl_stream.plan import check_cursor, check_deal
-from owl_stream.server.answer import STREAM_HEADERS, SingleFrame
+from owl_stream.server.answer import STREAM_HEADERS, Look, SingleFrame
 from owl_stream.server.delivery import Delivery
 from owl_stream.server.framing import only_head
 from owl_stream.server.gate import reader_of
@@ -182,6 +182,31 @@ async def batch(
         await dataset.describing.run(f"looking for {at} of {name}", dataset.job, *at)
         return _without_body()
     return SingleFrame(state, dataset, at, reader_of(request), {})
+
+
+@router.get(
+    "/{name}/looks/{epoch}/{step}/{micro}",
+    responses={
+        **REFUSALS,
+        429: {"model": Refusal, "description": "Too many streams; Retry-After says when to ask again"},
+    },
+    response_model=dict[str, Any],
+)
+async def look(
+    name: str,
+    epoch: int,
+    step: int,
+    micro: int,
+    request: Request,
+    state: State,
+    rank: Number = 0,
+    world_size: Size = 1,
+    micro_batch_size: Size | None = None,
+) -> Response:
+    """One micro-batch for people: its tokens, what each of them sees, and pictures. Takes a stream's place."""
+    dataset = state.catalogue.get(name)
+    at = Coordinate(epoch, step, micro, rank, world_size, _micro_batch_size(dataset, world_size, micro_batch_size))
+    return Look(state, dataset, at, reader_of(request), {})
 
 
 @router.get("/{name}/plan", responses=REFUSALS, response_model=dict[str, Any])

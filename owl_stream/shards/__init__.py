@@ -4,7 +4,7 @@ Never decodes pixels, never tokenises, never follows a link or runs a shell, nev
 """
 
 from owl_stream.shards.build import Progress, build_index
-from owl_stream.shards.cost import Cost, Costs, Measure, MeasureFactory, Pool, Spans
+from owl_stream.shards.cost import TOWER_POOLS, Cost, Costs, Measure, MeasureFactory, Pool, RowSize, Spans
 from owl_stream.shards.index import Index
 from owl_stream.shards.quarantine import Quarantined
 from owl_stream.shards.record import Record, read_record
@@ -14,6 +14,7 @@ from owl_stream.shards.source import NotRegularError, Shard, find_shards, open_r
 from owl_stream.shards.tables import IndexPlace
 
 __all__ = [
+    "TOWER_POOLS",
     "Cost",
     "Costs",
     "Index",
@@ -26,6 +27,7 @@ __all__ = [
     "Progress",
     "Quarantined",
     "Record",
+    "RowSize",
     "RowTable",
     "RowTables",
     "Sample",

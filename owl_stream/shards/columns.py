@@ -1,8 +1,9 @@
 """The columns of a whole manifest in one file, so that planning reads a few bytes and holds none of them in memory.
 
-Layout, little endian: magic in 64 bytes; costs (COST), spans (SPAN), one bit a sample for those with crops, findings
-(one msgpack array each), a footer (msgpack), its length (u64), and an xxh3-64 of all that. 28 bytes a sample; with the
-28 of its shard's tables that is a little over 56. The name is a digest of the content, so a file is never changed.
+Layout, little endian: magic in 64 bytes; costs (PACKED), spans (SPAN), one bit a sample for those with images and one
+for those with videos, findings (one msgpack array each), a footer (msgpack), its length (u64), and an xxh3-64 of all
+that. 31 bytes a sample; with the 31 of its shard's tables that is a little over 62. The name is a digest of the
+content, so a file is never changed.
 """
 
 from __future__ import annotations
@@ -22,13 +23,14 @@ import xxhash
 from numpy.typing import NDArray
 
 from owl_stream.errors import ConfigError, DataChangedError, ReadError
+from owl_stream.shards.cost import PACKED, TOWER_POOLS, Pool
 from owl_stream.shards.flags import Flags, FlagWriter, flag_bytes
 from owl_stream.shards.source import Shard, open_regular
-from owl_stream.shards.tables import COST, SPAN, IndexPlace, Tables, load_tables, replaced, write_all
+from owl_stream.shards.tables import SPAN, IndexPlace, Tables, load_tables, replaced, write_all
 
 MAX_SAMPLES = 1 << 32
 
-_MAGIC = b"OWLCOLS\x03"
+_MAGIC = b"OWLCOLS\x04"
 _START = 64
 _U64 = struct.Struct("<Q")
 _CHUNK = 1 << 20
@@ -45,7 +47,7 @@ class Summary:
     """What is remembered of one shard's tables."""
 
     samples: int
-    images: int
+    pools: Mapping[Pool, int]
     findings: int
     notes: Mapping[str, int]
     spans_digest: bytes
@@ -61,11 +63,11 @@ class Summary:
         content["digest"], content["length"] = spans["digest"], spans["length"]
         return cls(
             samples=len(spans),
-            images=int(np.count_nonzero(costs["crops"])),
+            pools={pool: int(np.count_nonzero(costs.in_pool(pool))) for pool in TOWER_POOLS},
             findings=len(tables.scan.findings) + len(tables.cost.findings),
             notes=tables.cost.notes,
             spans_digest=xxhash.xxh3_128_digest(content.tobytes()),
-            costs_digest=xxhash.xxh3_128_digest(costs.tobytes()),
+            costs_digest=xxhash.xxh3_128_digest(costs.pack().tobytes()),
             tables_digest=tables.digest,
         )
 
@@ -77,7 +79,7 @@ class Footer:
     manifest_digest: str
     cost_digest: str
     samples_by_shard: list[int]
-    images_by_shard: list[int]
+    pools_by_shard: dict[Pool, list[int]]
     findings: int
     findings_bytes: int
     notes: dict[str, int]
@@ -87,11 +89,6 @@ class Footer:
         """Good samples in all."""
         return sum(self.samples_by_shard)
 
-    @property
-    def images(self) -> int:
-        """Those with crops."""
-        return sum(self.images_by_shard)
-
 
 @dataclass(frozen=True)
 class Regions:
@@ -100,14 +97,16 @@ class Regions:
     costs: int
     spans: int
     images: int
+    videos: int
     findings: int
 
     @classmethod
     def of(cls, samples: int) -> Regions:
         """Columns one behind the other."""
-        spans = _START + samples * COST.itemsize
+        spans = _START + samples * PACKED.itemsize
         images = spans + samples * SPAN.itemsize
-        return cls(_START, spans, images, images + flag_bytes(samples))
+        videos = images + flag_bytes(samples)
+        return cls(_START, spans, images, videos, videos + flag_bytes(samples))
 
 
 @dataclass(frozen=True)
@@ -153,7 +152,7 @@ def _write(
         manifest_digest=xxhash.xxh3_128_hexdigest(b"".join(summary.spans_digest for summary in summaries)),
         cost_digest=xxhash.xxh3_128_hexdigest(b"".join(summary.costs_digest for summary in summaries)),
         samples_by_shard=[summary.samples for summary in summaries],
-        images_by_shard=[summary.images for summary in summaries],
+        pools_by_shard={pool: [summary.pools[pool] for summary in summaries] for pool in TOWER_POOLS},
         findings=sum(summary.findings for summary in summaries),
         findings_bytes=0,
         notes=dict(sum((Counter(summary.notes) for summary in summaries), Counter[str]())),
@@ -169,17 +168,19 @@ def _write(
 
 def _write_columns(file: int, regions: Regions, tables: Iterator[Tables]) -> int:
     costs_at, spans_at, findings_at = regions.costs, regions.spans, regions.findings
-    flags = FlagWriter(file, regions.images)
+    images, videos = FlagWriter(file, regions.images), FlagWriter(file, regions.videos)
     for number, table in enumerate(tables):
         good = table.cost.measured
         costs = table.cost.costs[good]
-        costs_at = write_all(file, costs.tobytes(), costs_at)
+        costs_at = write_all(file, costs.pack().tobytes(), costs_at)
         spans_at = write_all(file, table.scan.spans[good].tobytes(), spans_at)
-        flags.write(costs["crops"] > 0)
+        images.write(costs.has_images)
+        videos.write(costs.has_videos)
         found = sorted([*table.scan.findings, *table.cost.findings], key=lambda finding: finding.offset)
         notes = [(number, note.key, note.member, note.offset, note.reason, note.detail) for note in found]
         findings_at = write_all(file, b"".join(_pack(note) for note in notes), findings_at)
-    flags.finish()
+    images.finish()
+    videos.finish()
     return findings_at
 
 
@@ -245,12 +246,14 @@ def _checksum(file: int, nbytes: int) -> int:
 
 
 def read_flags(columns: Columns) -> Flags:
-    """Which samples have crops.
+    """Which towers samples call.
 
     Raises:
         ReadError, DataChangedError: as `gather`.
     """
-    return Flags(_read(columns.file, flag_bytes(columns.footer.samples), columns.regions.images))
+    nbytes, pools = flag_bytes(columns.footer.samples), columns.footer.pools_by_shard
+    images, videos = (_read(columns.file, nbytes, at) for at in (columns.regions.images, columns.regions.videos))
+    return Flags(images, videos, [pool for pool in TOWER_POOLS if sum(pools[pool])])
 
 
 def read_findings(file: int, columns: Columns) -> Iterator[tuple[int, str, str, int, str, str]]:

@@ -1,14 +1,18 @@
-"""Which samples have crops, one bit each: from it the ids of either pool are computed, and no table lists them.
+"""Which towers each sample calls, one bit each: from it the ids of a pool are computed, and no table lists them.
 
-The bits, and how many of either kind stand before every 64th, are held in memory: 25 MB for a hundred million samples.
-Two columns of ids would be 400 MB on disk, and thousands of reads more for a window of the plan.
+The bits, and how many samples of each pool stand before every 64th, are held in memory: 25 MB for a hundred million
+samples with images and without. Columns of ids would be 400 MB on disk, and thousands of reads more for a window of the
+plan.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
+from owl_stream.shards.cost import Pool, calls
 from owl_stream.shards.tables import write_all
 
 _WORD_BITS = 64
@@ -44,33 +48,42 @@ class FlagWriter:
 
 
 class Flags:
-    """Flags of n samples, in memory; finds the k-th sample of either kind in a few steps.
+    """Which of n samples call the image tower and the video tower; finds the k-th sample of a pool in a few steps.
 
-    `raw` is what `FlagWriter` wrote.
+    `images`, `videos`: what `FlagWriter` wrote, a bit a sample. `pools`: those that have samples.
     """
 
-    def __init__(self, raw: bytes) -> None:
-        self._words = np.frombuffer(raw, dtype="<u8")
-        self._before = {True: _before(self._words), False: _before(~self._words)}
+    def __init__(self, images: bytes, videos: bytes, pools: Sequence[Pool]) -> None:
+        self._images = np.frombuffer(images, dtype="<u8")
+        self._videos = np.frombuffer(videos, dtype="<u8") if any(calls(pool)[1] for pool in pools) else None
+        self._before = {pool: _before(self._members(pool, slice(None))) for pool in pools}
 
-    def ids(self, flag: bool, positions: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Ids of the samples whose flag is `flag`, at these positions among them; the caller has checked the range."""
+    def ids(self, pool: Pool, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Ids of the samples at these positions of a pool; the caller has checked the range."""
         ids = np.empty(len(positions), dtype=np.int64)
         order = np.argsort(positions, kind="stable")  # neighbours share cache lines of what is searched
         for first in range(0, len(positions), _MOST_AT_ONCE):
             part = order[first : first + _MOST_AT_ONCE]
-            ids[part] = self._some_ids(flag, positions[part])
+            ids[part] = self._some_ids(pool, positions[part])
         return ids
 
-    def _some_ids(self, flag: bool, positions: NDArray[np.int64]) -> NDArray[np.int64]:
-        before = self._before[flag]
+    def _some_ids(self, pool: Pool, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        before = self._before[pool]
         word = np.searchsorted(before, positions.astype(before.dtype), side="right") - 1
-        words = self._words[word] if flag else ~self._words[word]
+        words = self._members(pool, word)
         bits = np.unpackbits(words.view(np.uint8).reshape(-1, _WORD_BITS // 8), axis=1, bitorder="little")
         rank = (positions - before[word]).astype(np.uint8)
         nth = np.cumsum(bits, axis=1, dtype=np.uint8)
         ids: NDArray[np.int64] = word * _WORD_BITS + (nth == rank[:, None] + 1).argmax(axis=1)
         return ids
+
+    def _members(self, pool: Pool, at: slice | NDArray[np.int64]) -> NDArray[np.uint64]:
+        """Words in which the bits of a pool's samples are set. Behind the last sample the pool `text` has bits too."""
+        image, video = calls(pool)
+        members: NDArray[np.uint64] = self._images[at] if image else ~self._images[at]
+        if self._videos is not None:
+            members = members & (self._videos[at] if video else ~self._videos[at])
+        return members
 
 
 def _before(words: NDArray[np.uint64]) -> NDArray[np.uint32]:

@@ -1,6 +1,7 @@
 """The index as the plan and the server see it: which samples there are, where they lie, what they cost.
 
-Holds numbers per shard, and per sample two bits: a hundred million samples cost 25 MB of memory.
+Holds numbers per shard, and per sample two bits (up to four where there are videos): a hundred million samples with
+images and without cost 25 MB of memory.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from numpy.typing import NDArray
 
 from owl_stream.errors import DataChangedError, RequestError
 from owl_stream.shards.columns import Columns, gather, read_findings, read_flags
-from owl_stream.shards.cost import Costs, Pool, Spans
+from owl_stream.shards.cost import PACKED, Costs, Pool, Spans
 from owl_stream.shards.quarantine import Quarantined
 from owl_stream.shards.sample import split_name
 from owl_stream.shards.source import Shard, open_shard
-from owl_stream.shards.tables import COST, SPAN
+from owl_stream.shards.tables import SPAN
 from owl_stream.shards.tar import BLOCK, FileTape, TarDamage, read_entry
 
 _HEADER_CHUNK = 4 * BLOCK
@@ -45,37 +46,32 @@ class Index:
         self.cost_digest = footer.cost_digest
         """32 hex digits over their costs."""
         self._columns = columns
-        self._images = footer.images
         self._by_shard = np.array(footer.samples_by_shard, dtype=np.int64)
-        self._images_by_shard = np.array(footer.images_by_shard, dtype=np.int64)
+        by_pool: dict[Pool, list[int]] = {**footer.pools_by_shard, "all": footer.samples_by_shard}
+        self._by_pool = {pool: np.array(counts, dtype=np.int64) for pool, counts in by_pool.items()}
+        self._sizes = {pool: int(counts.sum()) for pool, counts in self._by_pool.items()}
         self._ends = np.cumsum(self._by_shard)
-        self._has_crops = read_flags(columns)
+        self._flags = read_flags(columns)
         self._closed = False
 
     def pool_size(self, pool: Pool) -> int:
         """Samples of a pool."""
-        return {"all": self.samples, "image": self._images, "text": self.samples - self._images}[pool]
+        return self._sizes[pool]
 
     def pool_ids(self, pool: Pool, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         """Ids of the samples at these positions of the pool."""
         positions = _within(positions, self.pool_size(pool), f"position in pool {pool}")
         if pool == "all":
             return positions
-        return self._has_crops.ids(pool == "image", positions)
+        return self._flags.ids(pool, positions)
 
     def pool_counts_by_shard(self, pool: Pool) -> NDArray[np.int64]:
         """How many samples of the pool each shard has, [shards]."""
-        images = self._images_by_shard
-        return {"all": self._by_shard, "image": images, "text": self._by_shard - images}[pool].copy()
+        return self._by_pool[pool].copy()
 
     def costs(self, ids: NDArray[np.int64]) -> Costs:
         """What these samples cost."""
-        rows = gather(self._file(), self._columns.regions.costs, COST, self._ids(ids))
-        return Costs(
-            rows["text_tokens"].astype(np.int64),
-            rows["supervised_tokens"].astype(np.int64),
-            rows["crops"].astype(np.int64),
-        )
+        return Costs.unpack(gather(self._file(), self._columns.regions.costs, PACKED, self._ids(ids)))
 
     def spans(self, ids: NDArray[np.int64]) -> Spans:
         """Where these samples lie."""

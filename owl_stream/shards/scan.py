@@ -16,12 +16,12 @@ import numpy as np
 import xxhash
 
 from owl_stream.errors import DataChangedError, SampleError, ShardError
-from owl_stream.shards.cost import Measure
+from owl_stream.shards.cost import UNMEASURED, Costs, Measure, RowSize, check_fits
 from owl_stream.shards.form import HEAD_BYTES, foreign_form
 from owl_stream.shards.quarantine import Quarantined
 from owl_stream.shards.sample import MAX_NAME_BYTES, name_fault, read_sample, sample_name
 from owl_stream.shards.source import Shard, open_shard
-from owl_stream.shards.tables import COST, SPAN, UNMEASURED, CostTable, ScanTable
+from owl_stream.shards.tables import SPAN, CostTable, ScanTable
 from owl_stream.shards.tar import BLOCK, Entry, FileTape, TarDamage, check_tail, read_entry
 
 MAX_SAMPLE_BYTES = 1 << 30
@@ -93,7 +93,7 @@ class _Scan:
         self._shard, self._measure, self._tick, self._keep = shard, measure, tick, keep
         self._tape = FileTape(file, shard.size, shard.name)
         self._group: _Group | None = None
-        self._blocks, self._lengths, self._digests, self._costs = array("Q"), array("Q"), array("Q"), array("Q")
+        self._blocks, self._lengths, self._digests, self._sizes = array("Q"), array("Q"), array("Q"), array("Q")
         self._piece_of: dict[str, int] = {}
         self._last_key = ""
         self._broken: dict[int, Quarantined] = {}
@@ -190,29 +190,30 @@ class _Scan:
             group.fault = group.fault or twice
             start = self._blocks[earlier] * BLOCK
             self._broken.setdefault(earlier, Quarantined("", group.key, "", start, "key_interleaved", detail))
-        digest, cost = 0, UNMEASURED
+        digest, size = 0, UNMEASURED
         if group.fault is not None:
             self._broken[piece] = group.fault
         else:
             span = self._tape.take(group.start, group.end - group.start)
             digest = xxhash.xxh3_64_intdigest(span)
-            cost = self._measured(piece, group, span, digest)
+            size = self._measured(piece, group, span, digest)
         self._blocks.append(group.start // BLOCK)
         self._lengths.append(min(group.end - group.start, 0xFFFF_FFFF))
         self._digests.append(digest)
-        self._costs.extend(cost)
+        self._sizes.extend(size)
         self._tick(self._tape.position, len(self._blocks))
 
-    def _measured(self, piece: int, group: _Group, span: bytes, digest: int) -> tuple[int, int, int]:
+    def _measured(self, piece: int, group: _Group, span: bytes, digest: int) -> RowSize:
         try:
             cost = self._measure(read_sample(self._shard.name, span, group.start))
+            check_fits(cost.size)
         except SampleError as exc:
             self._unmeasured[piece] = Quarantined.of(exc, key=group.key, offset=group.start)
             return UNMEASURED
         self._keep(group.start, digest, cost.row)
         if cost.notes:
             self._notes.update(cost.notes)
-        return cost.text_tokens, cost.supervised_tokens, cost.crops
+        return cost.size
 
     def _break(self, damage: TarDamage) -> None:
         """Quarantine the sample that the damage may have touched, and the damage itself."""
@@ -262,7 +263,7 @@ class _Scan:
         good[list(self._broken)] = False
         spans = np.empty(len(self._blocks), dtype=SPAN)
         spans["block"], spans["length"], spans["digest"] = self._blocks, self._lengths, self._digests
-        costs = np.array(self._costs, dtype="<u4").view(COST)
+        costs = Costs.of(np.array(self._sizes, dtype=np.int64))
         broken = sorted([*self._broken.values(), *orphans, *self._of_shard], key=lambda finding: finding.offset)
         unmeasured = [finding for piece, finding in sorted(self._unmeasured.items()) if good[piece]]
         scan = ScanTable(spans[good], tuple(finding.printable() for finding in broken))

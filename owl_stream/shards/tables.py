@@ -24,21 +24,16 @@ from numpy.typing import NDArray
 
 from owl_stream.errors import ConfigError
 from owl_stream.privacy import PRIVATE, Readers, create, make_directory, readers_of
+from owl_stream.shards.cost import PACKED, UNMEASURED, Costs
 from owl_stream.shards.quarantine import Quarantined
 from owl_stream.shards.source import Shard, read_regular
 
 SPAN = np.dtype([("block", "<u4"), ("length", "<u4"), ("digest", "<u8")])
 """16 bytes a sample: where its first header lies (in blocks of 512 bytes), bytes, xxh3-64."""
 
-COST = np.dtype([("text_tokens", "<u4"), ("supervised_tokens", "<u4"), ("crops", "<u4")])
-"""12 bytes a sample."""
-
-UNMEASURED = (0xFFFF_FFFF, 0, 0)
-"""The row of a sample that the recipe refused; its reason is among the findings."""
-
 _NO_NOTES: Mapping[str, int] = MappingProxyType({})
 _MAGIC = b"OWLTABLE"
-_VERSION = 2
+_VERSION = 3
 _HEADER = struct.Struct("<8sIIQq16s16sQQ")
 _CHECK = struct.Struct("<Q")
 CHECK_BYTES = _CHECK.size
@@ -60,16 +55,16 @@ class ScanTable:
 
 @dataclass(frozen=True)
 class CostTable:
-    """Of one recipe: costs of the same samples (COST [n]), why it refused some, and notes about the others, counted."""
+    """Of one recipe: costs of the same samples, why it refused some, and notes about the others, counted."""
 
-    costs: NDArray[np.void]
+    costs: Costs
     findings: tuple[Quarantined, ...]
     notes: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def measured(self) -> NDArray[np.bool_]:
         """[n]: which samples are good under the recipe."""
-        return np.asarray(self.costs["text_tokens"] != UNMEASURED[0])
+        return np.asarray(self.costs.text_tokens != UNMEASURED.text_tokens)
 
 
 @dataclass(frozen=True)
@@ -149,7 +144,7 @@ def save_tables(place: IndexPlace, shard: Shard, recipe_digest: str, scan: ScanT
     stamp = shard.size, shard.mtime_ns
     readers = place.readers(place.directory(shard), [shard])
     _write(place.scan_file(shard), readers, stamp, bytes(16), bytes(16), scan_body)
-    cost_body = _body(cost.costs, cost.findings, cost.notes)
+    cost_body = _body(cost.costs.pack(), cost.findings, cost.notes)
     scan_digest = _digest(scan_body)
     _write(place.cost_file(shard, recipe_digest), readers, stamp, recipe_id(recipe_digest), scan_digest, cost_body)
     return _both(scan_digest, cost_body)
@@ -169,7 +164,8 @@ def load_tables(place: IndexPlace, shard: Shard, recipe_digest: str) -> Tables |
     if cost is None:
         return None
     spans, scan_findings, _ = _parts(scan, SPAN)
-    costs, cost_findings, notes = _parts(cost, COST)
+    packed, cost_findings, notes = _parts(cost, PACKED)
+    costs = Costs.unpack(packed)
     if len(spans) != len(costs):
         return None
     return Tables(ScanTable(spans, scan_findings), CostTable(costs, cost_findings, notes), _both(scan_digest, cost))

@@ -23,6 +23,8 @@ MAX_NAME_LENGTH = 4096
 MAX_MESSAGE_LENGTH = 1 << 16
 MAX_TENSORS = 64
 MAX_DIMENSIONS = 8
+MAX_REPEAT = 16
+"""How often a picture may stand for a frame."""
 MAX_NAMED_VALUES = 256
 """Entries of a map: of components, or of statistics."""
 
@@ -38,5 +40,10 @@ Number = Annotated[float, Meta(ge=-MAX_COUNT, le=MAX_COUNT)]
 Name = Annotated[str, Meta(max_length=MAX_NAME_LENGTH)]
 Message = Annotated[str, Meta(max_length=MAX_MESSAGE_LENGTH)]
 Shape = Annotated[tuple[Count, ...], Meta(max_length=MAX_DIMENSIONS)]
+Letter = Annotated[str, Meta(min_length=1, max_length=8)]
+"""Stands for a size within a batch."""
+Channels = Annotated[tuple[Number, ...], Meta(min_length=1, max_length=4)]
+"""A number for each channel of a picture."""
+NamedCounts = Annotated[Mapping[Letter, Count], Meta(max_length=MAX_TENSORS)]
 NamedTexts = Annotated[Mapping[Name, Name], Meta(max_length=MAX_NAMED_VALUES)]
 NamedNumbers = Annotated[Mapping[Name, Number], Meta(max_length=MAX_NAMED_VALUES)]

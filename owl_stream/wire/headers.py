@@ -14,11 +14,15 @@ from msgspec import Meta
 from owl_stream.wire.bounds import (
     MAX_BATCH_ROWS,
     MAX_DIMENSIONS,
+    MAX_REPEAT,
     MAX_TENSORS,
+    Channels,
     Count,
     Epoch,
+    Letter,
     Message,
     Name,
+    NamedCounts,
     NamedNumbers,
     NamedTexts,
     Rank,
@@ -48,12 +52,35 @@ class RowInfo:
 
 
 @dataclass(frozen=True)
+class Normalise:
+    """What the client makes of raw pixels, uint8: (x / 255 - mean) / std for each channel along `axis`.
+
+    Then each picture is repeated `repeat` times along a new axis behind the channels, if that is more than once, and
+    all axes behind the first become one, if `flatten`.
+    """
+
+    mean: Channels
+    std: Channels
+    axis: Count
+    repeat: Annotated[int, Meta(ge=1, le=MAX_REPEAT)]
+    flatten: bool
+
+
+@dataclass(frozen=True)
 class SchemaEntry:
-    """A tensor that batches of a stream may hold: its dimensions are numbers or letters (`["B", "L", 2]`)."""
+    """A tensor that batches of a stream may hold: its dimensions are numbers or letters (`["B", "L", 2]`).
+
+    A batch says what the letters are. An `optional` tensor is left out where one of its letters is 0. `normalise`: what
+    is to be done with its pixels. `lengths`: the tensor that tells how many of its entries belong to each row; the
+    client hands out one tensor a row.
+    """
 
     name: Name
     dtype: Name
-    dims: Annotated[tuple[str | Count, ...], Meta(max_length=MAX_DIMENSIONS)]
+    dims: Annotated[tuple[Letter | Count, ...], Meta(max_length=MAX_DIMENSIONS)]
+    optional: bool
+    normalise: Normalise | None
+    lengths: Name | None
 
 
 @dataclass(frozen=True)
@@ -90,7 +117,10 @@ class Hello:
 
 @dataclass(frozen=True)
 class BatchHeader:
-    """A micro-batch. Nothing in it depends on the stream, the host or the clock."""
+    """A micro-batch. Nothing in it depends on the stream, the host or the clock.
+
+    `units`: what the towers are given (crops, images, tiles). `lengths`: what the letters of the schema stand for.
+    """
 
     kind: ClassVar[str] = "batch"
     fingerprint: Name
@@ -104,7 +134,9 @@ class BatchHeader:
     attended_tokens: Count
     supervised_tokens: Count
     step_supervised_tokens: Count
-    crops: Count
+    vision_tokens: Count
+    units: Count
+    lengths: NamedCounts
 
     @property
     def cursor(self) -> Cursor:
@@ -154,5 +186,5 @@ def header_to_map(header: Header) -> dict[str, Any]:
     """The map that goes on the wire, keys in the order of the class."""
     if isinstance(header, BatchHeader):  # one per frame: `asdict` would copy every number of it deeply
         tensors, rows = [vars(spec) for spec in header.tensors], [vars(row) for row in header.rows]
-        return {"kind": header.kind, **vars(header), "tensors": tensors, "rows": rows}
+        return {"kind": header.kind, **vars(header), "tensors": tensors, "rows": rows, "lengths": dict(header.lengths)}
     return {"kind": header.kind, **asdict(header)}

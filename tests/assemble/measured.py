@@ -10,14 +10,12 @@ import os
 import sys
 from pathlib import Path
 
-import numpy as np
-
-from owl_stream.assemble.crops import Cutter
 from owl_stream.assemble.header import probe
 from owl_stream.assemble.images import decode
 from owl_stream.assemble.limits import at_most_more
-from owl_stream.assemble.work import resizing_bytes, target_bytes, targets
-from owl_stream.layouts.grid import choose_grid
+from owl_stream.assemble.work import resizing_bytes, target_bytes
+from owl_stream.layouts.owl3.grid import choose_grid
+from tests.assemble.cutting import Cutter, visual_of
 
 SIZE = 64
 SPARE_BYTES = 8 << 20
@@ -48,13 +46,14 @@ def _ending(path: Path, per_mille: int) -> str:
 
 def _take(data: bytes, per_mille: int) -> None:
     header = probe(data, 10**9, 1 << 40)
+    cutters = Cutter(SIZE, "simd"), Cutter(SIZE, "pillow")
+    layout = cutters[0].layout
     grid = choose_grid(header.width, header.height, SIZE)
-    bound = max(header.nbytes, resizing_bytes(header.width, header.height, targets(grid, SIZE)))
-    out = np.empty((grid[0] * grid[1] + 1, 3, SIZE, SIZE), np.uint8)
-    with at_most_more(bound * per_mille // 1000 + target_bytes(SIZE) + SPARE_BYTES):
+    bound = max(header.nbytes, resizing_bytes(header.width, header.height, layout.targets(visual_of(grid))))
+    with at_most_more(bound * per_mille // 1000 + target_bytes(layout.most_target_pixels) + SPARE_BYTES):
         pixels = decode(data, header).pixels
-        for resize in ("simd", "pillow"):
-            Cutter(SIZE, resize).cut(pixels, grid, out)  # type: ignore[arg-type] # both of its literals
+        for cutter in cutters:
+            cutter.cut(pixels, grid)
 
 
 if __name__ == "__main__":

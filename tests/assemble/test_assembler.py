@@ -26,7 +26,7 @@ from owl_stream.assemble import (
     decode,
 )
 from owl_stream.assemble.files import MAX_OPEN_SHARDS, ShardFiles
-from owl_stream.assemble.images import Pixels
+from owl_stream.assemble.images import Decoded
 from owl_stream.errors import (
     ContractError,
     DataChangedError,
@@ -94,12 +94,14 @@ def test_a_batch_holds_what_its_samples_say(tmp_path: Path, opened: list[Dataset
     for crop, image in zip(made.tensors["pixel_values"], images, strict=True):
         expected = Image.fromarray(released(image)).resize((28, 28), Image.Resampling.BICUBIC)
         assert np.array_equal(crop, np.asarray(expected).transpose(2, 0, 1))
-    assert made.header.crops == 3
+    assert (made.header.units, made.header.vision_tokens) == (3, 3 * (28 // 14) ** 2)
+    assert made.header.lengths == {"B": 2, "L": made.tensors["input_ids"].shape[1], "C": 3}
     assert made.header.attended_tokens == made.tensors["attention_mask"].sum()
     assert made.header.supervised_tokens == made.header.step_supervised_tokens == (made.tensors["labels"] != -100).sum()
     assert [spec.name for spec in made.header.tensors][-1] == "pixel_values"
     assert all(spec.offset % 64 == 0 for spec in made.header.tensors)
-    assert made.assembled.report.rows_with_images == 2
+    assert made.assembled.report.rows_with_media == 2
+    assert made.assembled.counts["units"] == 3
     assert set(made.assembled.seconds) == set(STAGES)
     assert made.assembled.counts["rows_ok"] == 2
 
@@ -110,7 +112,7 @@ def test_a_text_only_batch_has_no_pixels(tmp_path: Path, opened: list[Dataset]) 
     opened.append(dataset)
     made = run_at(dataset, 0)
     assert "pixel_values" not in made.tensors
-    assert made.header.crops == 0
+    assert (made.header.units, made.header.vision_tokens, made.header.lengths["C"]) == (0, 0, 0)
     assert made.assembled.report.text_only_rows == 4
 
 
@@ -319,9 +321,9 @@ def test_fault_62_a_condemned_sample_is_masked_unseen(
     assert row is not None
     decoded: list[int] = []
 
-    def watched(data: memoryview, header: Header, memory: Pixels | None = None) -> Pixels:
+    def watched(data: memoryview, header: Header, *options: Any) -> Decoded:
         decoded.append(header.width)
-        return decode(data, header)
+        return decode(data, header, *options)
 
     monkeypatch.setattr(DECODE, watched)
     made = run_job(dataset, replace(job, condemned={row.digest: "the decoder crashed twice (SIGSEGV)"}))
@@ -402,8 +404,9 @@ def test_a_stale_cost_is_an_error_that_names_the_sample(tmp_path: Path, opened: 
     job = dataset.job(0, 0, 0, 0, 1, 4)
     third = job.row_at(2)
     stale = rf"s-000\.tar, sample @ {third.offset}: the index is stale"
-    for wrong in ({"text_tokens": 5}, {"supervised_tokens": 1}, {"crops": 1}):
-        rows = (*job.rows[:2], third._replace(**wrong), job.rows[3])
+    for number, name in enumerate(third.size._fields):
+        wrong = third.size._replace(**{name: third.size[number] + 1})
+        rows = (*job.rows[:2], third._replace(size=wrong), job.rows[3])
         with pytest.raises(OwlStreamError, match=stale) as caught:
             run_job(dataset, replace(job, rows=rows))
         assert caught.value.code == "internal"
@@ -426,7 +429,7 @@ def test_a_batch_that_breaks_its_contract_is_never_written(
     """The check reads the very tensors that would be sent; no frame is placed after it fails."""
     dataset = make_dataset(tmp_path, [good("a", 1), good("b", 2), good("c", 3), good("d", 4)])
     opened.append(dataset)
-    layout = type(get_layout(dataset.layout))
+    layout = get_layout(dataset.layout.name)
     collate = layout.collate
 
     def wrong(self: object, rows: Any, pad_id: int, out: Any) -> None:

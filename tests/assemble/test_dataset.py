@@ -91,16 +91,20 @@ def test_only_the_recipe_of_costs_decides_whether_costs_are_measured_again(tmp_p
     """A new seed or resizer opens the old index; a new cut measures anew."""
     seen: list[Progress] = []
 
-    def reports(**settings: Any) -> int:
+    def reports(vision: dict[str, Any], **settings: Any) -> int:
         seen.clear()
         config = DatasetConfig(
-            shards=("s-*.tar",), tokenizer="tokenizer.json", image_size=28, max_length=512, **settings
+            shards=("s-*.tar",),
+            tokenizer="tokenizer.json",
+            vision={"image_size": 28, **vision},
+            max_length=512,
+            **settings,
         )
         open_dataset("train", config, tmp_path, processes=0, progress=seen.append).close()
         return len(seen)
 
-    assert reports(seed=9, resize="pillow") == 0
-    assert reports(cut="off") > 0
+    assert reports({}, seed=9, resize="pillow") == 0
+    assert reports({"cut": "off"}) > 0
 
 
 @pytest.mark.parametrize(("world_size", "size"), [(1, 8), (1, 2), (2, 4), (4, 1), (8, 1)])
@@ -127,16 +131,19 @@ def test_costs_promise_what_assembly_makes(mixed: Dataset) -> None:
 
 
 def test_the_schema_describes_every_batch(mixed: Dataset) -> None:
-    """Letters stand for B rows, L tokens, C crops; names, types and ranks are those of real frames."""
+    """Letters stand for B rows, L tokens, C crops; names, order, types and ranks are those of real frames."""
     schema = {entry.name: entry for entry in mixed.schema}
     assert schema["media_offset"].dims == ("B", "L", 2)
     assert schema["pixel_values"].dims == ("C", 3, 28, 28)
     for step in range(mixed.steps_per_epoch):
         made = run_at(mixed, step, size=8)
-        letters = {"B": 8, "L": made.tensors["input_ids"].shape[1], "C": made.header.crops}
+        letters = {"B": 8, "L": made.tensors["input_ids"].shape[1], "C": made.header.units}
+        assert made.header.lengths == letters
         for spec in made.header.tensors:
             entry = schema[spec.name]
             assert (entry.dtype, tuple(letters.get(str(d), d) for d in entry.dims)) == (spec.dtype, spec.shape)
+        left_out = {"pixel_values"} if letters["C"] == 0 else set()
+        assert [spec.name for spec in made.header.tensors] == [name for name in schema if name not in left_out]
 
 
 @pytest.mark.parametrize(
@@ -180,17 +187,18 @@ def test_the_heaviest_micro_batch_is_the_dearest_of_all(mixed: Dataset, monkeypa
     assert found.steps_seen == 6
     made = run_at(mixed, found.step, found.micro, found.rank, 2, 2)
     assert made.tensors["input_ids"].size == found.padded_tokens
-    assert made.header.crops == found.crops
+    assert (made.header.units, made.header.vision_tokens) == (found.units, found.vision_tokens)
     last = made.header.tensors[-1]
     assert last.offset + last.nbytes == found.payload_bytes
     for step in range(6):
         for rank in range(2):
             for micro in range(2):
                 other = run_at(mixed, step, micro, rank, 2, 2)
-                tokens = other.tensors["input_ids"].size + other.header.crops * (28 // 14) ** 2
-                assert tokens <= found.padded_tokens + found.crops * (28 // 14) ** 2
+                assert other.header.vision_tokens == other.header.units * (28 // 14) ** 2
+                tokens = other.tensors["input_ids"].size + other.header.vision_tokens
+                assert tokens <= found.padded_tokens + found.vision_tokens == found.cost
     monkeypatch.setattr(heaviest, "MAX_STEPS", 3)
-    sampled = heaviest.find_heaviest(mixed._plan, mixed.recipe, 4, 1)
+    sampled = heaviest.find_heaviest(mixed._plan, mixed.layout, 4, 1)
     assert (sampled.exact, sampled.steps_seen) == (False, 3)
     with pytest.raises(RequestError, match="valid"):
         mixed.heaviest(3, 1)
@@ -233,11 +241,7 @@ def test_a_measurer_travels_to_other_processes(mixed: Dataset, tmp_path: Path) -
     for row in rows:
         data = (tmp_path / f"s-{row.shard:03d}.tar").read_bytes()
         cost = measure(read_sample("s", data[row.offset : row.offset + row.length], row.offset))
-        assert (cost.text_tokens, cost.supervised_tokens, cost.crops) == (
-            row.text_tokens,
-            row.supervised_tokens,
-            row.crops,
-        )
+        assert cost.size == row.size
 
 
 def test_steps_are_planned_once_for_all_ranks(mixed: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from owl_stream.assemble import Assembler, Dataset, Job, JobRow
+from owl_stream.shards import RowSize
 from tests.support.assembly import make_dataset, run_job
 from tests.support.images import damaged_jpeg
 from tests.support.tars import Sample, chat, picture
@@ -66,21 +67,25 @@ def test_a_frame_never_exceeds_its_capacity(parts: Parts, data: st.DataObject) -
     assert made.assembled.start + made.assembled.nbytes <= dataset.capacity(job)
     assert len(made.rows) == len(chosen)
     if not any(row.status == "ok" for row in made.rows) and any(
-        spare.crops == 0 and spare.digest not in condemned for spare in spares
+        spare.size.units == 0 and spare.digest not in condemned for spare in spares
     ):
         assert "repeated" in [row.status for row in made.rows]
 
 
+number = st.integers(0, 2**63 - 1)
+any_row = st.builds(JobRow, *[number] * 4, st.integers(0, 2**64 - 1), st.builds(RowSize, *[number] * 6))
+
+
 @settings(max_examples=60, deadline=None)
 @given(
-    rows=st.lists(st.none() | st.tuples(*[st.integers(0, 2**63 - 1)] * len(JobRow._fields)), min_size=1, max_size=5),
-    spares=st.lists(st.tuples(*[st.integers(0, 2**63 - 1)] * len(JobRow._fields)), max_size=5),
+    rows=st.lists(st.none() | any_row, min_size=1, max_size=5),
+    spares=st.lists(any_row, max_size=5),
     digest=st.integers(0, 2**64 - 1),
     reason=st.text(max_size=20),
     fail=st.booleans(),
 )
 def test_a_job_survives_its_bytes(
-    rows: list[tuple[int, ...] | None], spares: list[tuple[int, ...]], digest: int, reason: str, fail: bool
+    rows: list[JobRow | None], spares: list[JobRow], digest: int, reason: str, fail: bool
 ) -> None:
     """to_bytes and from_bytes are inverse, for every value that a column can hold."""
     job = Job(
@@ -90,20 +95,21 @@ def test_a_job_survives_its_bytes(
         1,
         2,
         4,
-        tuple(None if row is None else JobRow(*row)._replace(digest=digest) for row in rows),
-        tuple(JobRow(*row) for row in spares),
+        tuple(rows),
+        tuple(spares),
         99,
         {digest: reason},
         "fail" if fail else "mask",
     )
     again = Job.from_bytes(job.to_bytes())
     assert again == job
+    assert all(isinstance(row.size, RowSize) for row in (*again.rows, *again.spares) if row is not None)
     assert again.to_bytes() == job.to_bytes()
 
 
 def test_a_job_is_compact() -> None:
     """A row takes a few dozen bytes, so that a job of a large global batch is sent in no time."""
-    row = JobRow(3, 7, 2**33, 2**18, 2**63 + 5, 1234, 600, 9)
+    row = JobRow(3, 7, 2**33, 2**18, 2**63 + 5, RowSize(1234, 600, 9, 9 * 729))
     job = Job("f" * 32, 1, 1, 1, 1, 1, (row,) * 8, (row,) * 1024, 10**6)
     assert len(job.to_bytes()) < 1032 * 40
 
@@ -111,9 +117,9 @@ def test_a_job_is_compact() -> None:
 def test_capacity_is_not_wasteful(parts: Parts) -> None:
     """With one row it allows for the largest spare instead of the row, not on top of it."""
     dataset, _, rows = parts
-    largest = max(rows, key=lambda row: row.crops)
+    largest = max(rows, key=lambda row: row.size.units)
     job = Job("f" * 32, 0, 0, 0, 0, 1, (largest,), tuple(rows), 1)
-    extra = dataset.capacity(job) - job.payload_nbytes(dataset.recipe)
+    extra = dataset.capacity(job) - job.payload_nbytes(dataset.layout)
     assert extra < 64 << 10
     assert dataset.capacity(replace(job, spares=())) <= dataset.capacity(job)
 

@@ -52,14 +52,15 @@ def same(one: EncodedSample, other: EncodedSample) -> bool:
         a.dtype == b.dtype == np.int64 and np.array_equal(a, b)
         for a, b in (
             (one.row.input_ids, other.row.input_ids),
-            (one.row.crop_starts, other.row.crop_starts),
+            (one.row.unit_starts, other.row.unit_starts),
             (one.row.labels, other.row.labels),
         )
     )
-    rest = (one.key, one.row.supervised, one.row.views, one.row.truncated, one.pictures) == (
+    rest = (one.key, one.row.supervised, one.row.visuals, one.row.size, one.row.truncated, one.pictures) == (
         other.key,
         other.row.supervised,
-        other.row.views,
+        other.row.visuals,
+        other.row.size,
         other.row.truncated,
         other.pictures,
     )
@@ -191,7 +192,7 @@ def test_rows_lie_in_the_index_directory(tmp_path: Path, opened: list[Dataset]) 
     tables = elsewhere.assembler_factory.rows
     assert tables is not None
     (shard,) = elsewhere.assembler_factory.shards
-    tokens = sum(row.text_tokens for step in range(10) for row in elsewhere.job(0, step, 0, 0, 1, 4).spares)
+    tokens = sum(row.size.text_tokens for step in range(10) for row in elsewhere.job(0, step, 0, 0, 1, 4).spares)
     assert 4 * tokens < tables.path(shard).stat().st_size < 4 * tokens + 40 * 160
 
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import get_args
 
 import pytest
 
 from owl_stream.assemble.tokenizer import load_tokenizer
-from owl_stream.config import RELEASED, LayoutName
 from owl_stream.errors import ConfigError, SampleError
+from owl_stream.layouts import LAYOUT_NAMES, get_layout
 from tests.support.qwen2 import qwen2_tokenizer_path
 from tests.support.tokenizer import small_tokenizer
 
@@ -110,7 +110,10 @@ def test_a_tokenizer_that_git_has_not_fetched_is_named(tmp_path: Path) -> None:
 
 def test_every_layout_has_a_model_whose_tokenizer_is_named() -> None:
     """A new layout says where its tokenizer comes from."""
-    assert set(RELEASED) == set(get_args(LayoutName))
+    released = [get_layout(name).released for name in LAYOUT_NAMES]
+    assert len(set(released)) == len(LAYOUT_NAMES)
+    for hub_id in released:
+        assert re.fullmatch(r"[\w-]+/[\w.-]+", hub_id)
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"\xff\xfe", b'{"model": 3}'])
@@ -128,8 +131,8 @@ def test_a_path_that_is_not_there_asks_no_network(tmp_path: Path, spec: str) -> 
         ConfigError, match=r"tokenizer not found: expected a tokenizers file or a hub id .* no file"
     ) as caught:
         load_tokenizer(spec, tmp_path)
-    for hub_id in RELEASED.values():
-        assert hub_id in str(caught.value)
+    for name in LAYOUT_NAMES:
+        assert f"{get_layout(name).released} for {name}" in str(caught.value)
     assert "hf download" in str(caught.value)
 
 

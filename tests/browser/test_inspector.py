@@ -16,8 +16,8 @@ from tests.support.server import ServerProcess
 def lit_crops(page: Any) -> list[int]:
     """The crops of the whole batch that are outlined, by what the style says."""
     crops: list[int] = page.eval_on_selector_all(
-        ".crop",
-        "crops => crops.filter(c => getComputedStyle(c).outlineStyle === 'solid').map(c => Number(c.dataset.crop))",
+        ".unit",
+        "crops => crops.filter(c => getComputedStyle(c).outlineStyle === 'solid').map(c => Number(c.dataset.unit))",
     )
     return crops
 
@@ -63,8 +63,8 @@ def test_a_crop_lights_up_the_tokens_that_see_it(pages: Pages, server: ServerPro
     batch = read_batch(server.url, "train", step)
     row = next(n for n in range(4) if len(batch.crop_starts(n)) > 1)
     page = pages.open(f"/inspect/train/0/{step}/0?world_size=1")
-    crop = page.locator(f"#row-{row} .crop").nth(1)
-    number = int(crop.get_attribute("data-crop"))
+    crop = page.locator(f"#row-{row} .unit").nth(1)
+    number = int(crop.get_attribute("data-unit"))
     crop.hover()
     lit = page.eval_on_selector_all(f"#row-{row} .token.lit", "all => all.map(t => Number(t.dataset.token))")
     assert lit == [t for t in range(batch.length(row)) if number in batch.sees(row, t)]
@@ -75,7 +75,7 @@ def test_crops_are_the_pixels_of_the_frame(pages: Pages, server: ServerProcess) 
     batch = read_batch(server.url, "train", 0)
     page = pages.open("/inspect/train/0/0/0?world_size=1")
     drawn = page.eval_on_selector_all(
-        ".crop canvas",
+        ".unit canvas",
         "all => all.map(c => [...c.getContext('2d').getImageData(0, 0, c.width, c.height).data])",
     )
     pixels = batch.tensors["pixel_values"].transpose(0, 2, 3, 1)

@@ -79,14 +79,14 @@ def test_what_each_token_sees_is_what_the_layout_says(here: Here, tmp_path: Path
     rows = [row for made in steps for row in made["rows"]]
     assert len(rows) == 8
     for row in rows:
-        sees = [run["sees"] for run in row["runs"] if not run["padding"]]
-        assert sorted(set(sees)) == list(range(row["crops"] + 1))
+        sees, crops = [run["sees"] for run in row["runs"]], len(row["units"])
+        assert sorted(set(sees)) == list(range(crops + 1))
         assert sees == sorted(sees)
-        text = "".join(run["text"] for run in row["runs"] if not run["padding"])
+        text = "".join(run["text"] for run in row["runs"])
         assert text.startswith("<|im_start|>system\n<|im_end|>")
-        assert text.count("<|image|>") == row["crops"]
-        blind = "".join(run["text"] for run in row["runs"] if not run["sees"] and not run["padding"])
-        if row["crops"]:
+        assert text.count("<|image|>") == crops
+        blind = "".join(run["text"] for run in row["runs"] if not run["sees"])
+        if crops:
             assert (len(blind) == text.index("<|image|>")) == (layout == "owl3-241101")
         learned = "".join(run["text"] for run in row["runs"] if run["supervised"])
         assert learned.endswith("<|im_end|><|endoftext|>")
@@ -109,9 +109,9 @@ def test_inspect_colours_underlines_and_draws(
 
 def test_half_blocks_have_the_colours_of_the_picture() -> None:
     """Red above, blue below: the upper half of each character is red, its background blue, and no wider than asked."""
-    crop = np.zeros((2, 3, 28, 28), np.uint8)
-    crop[:, 0, :14], crop[:, 2, 14:] = 255, 255
-    (line,) = side_by_side(crop, 2, 80)
+    picture = np.zeros((28, 28, 3), np.uint8)
+    picture[:14, :, 0], picture[14:, :, 2] = 255, 255
+    (line,) = side_by_side([picture, picture], 2, 80)
     assert line.plain == "▀▀ ▀▀"
     console = Console(color_system="truecolor", force_terminal=True, width=80)
     with console.capture() as capture:
@@ -146,7 +146,7 @@ def test_bench_counts_the_cores_that_a_trainers_need_asks_for() -> None:
     measured = Measured(1, 10.0, 600, 4800, 4800, 1 << 30, told)
     expected = (
         "decode-bound: 2 workers feed 480 samples/s, 75% of the time goes into decode; you need 900: "
-        "add 2 cores, or let it keep crops (`server.cache`)."
+        "add 2 cores, or let it keep pixels (`server.cache`)."
     )
     assert measured.advice(900) == expected
     assert "that is enough for the 400 you need" in measured.advice(400)

@@ -26,9 +26,9 @@ def test_a_clean_dataset_ends_0_with_histograms(here: Here, config: Path) -> Non
     assert "supervised tokens: " in done.stdout
     assert "█" in done.stdout
     (train,) = here.json("check", "--config", config, "--no-decode")["datasets"].values()
-    for name in ("text_tokens", "supervised_tokens", "crops"):
+    for name in ("text_tokens", "supervised_tokens", "vision_tokens", "units"):
         assert train[name]["samples"] == sum(samples for _, _, samples in train[name]["bins"]) == 8
-    assert train["crops"]["min"] == 0 < train["crops"]["max"]
+    assert train["units"]["min"] == 0 < train["units"]["max"]
 
 
 def test_faults_42_to_52_56_to_62_and_69_to_78_are_found_and_nothing_else(here: Here, tmp_path: Path) -> None:
@@ -37,7 +37,7 @@ def test_faults_42_to_52_56_to_62_and_69_to_78_are_found_and_nothing_else(here: 
     skipping, cutting = tmp_path / "skip", tmp_path / "cut"
     expected = {("skip", *found) for found in plant_shard_faults(skipping) | plant_sample_faults(skipping)}
     expected |= {("cut", *found) for found in plant_unsupervised(cutting)}
-    common = {"tokenizer": "tokenizer.json", "image_size": 28, "max_length": MAX_LENGTH}
+    common = {"tokenizer": "tokenizer.json", "vision": {"image_size": 28}, "max_length": MAX_LENGTH}
     datasets = {
         "skip": {"shards": ["skip", "skip/48.tar.gz"], "on_too_long": "skip", **common},
         "cut": {"shards": ["cut"], **common},

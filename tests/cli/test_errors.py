@@ -135,7 +135,7 @@ def test_port_in_use(data: Path) -> None:
     [
         ("global_batchsize", 4, "did you mean `global_batch_size`?"),
         ("global_batch_size", 0, "greater than or equal to 1"),
-        ("cut", "sometimes", "'off', 'single' or 'all'"),
+        ("modality", "sometimes", "'pure' or 'off'"),
         ("seed", "x", "'x'"),
     ],
 )

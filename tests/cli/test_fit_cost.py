@@ -8,9 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from owl_client import Batch, StepTimes, times
-from owl_stream.config import VISION_PATCH
+from owl_client import Batch, BatchMeta, OwlStreamDataset, StepTimes
+from owl_stream.errors import RequestError
 from tests.cli.command import Here
+from tests.support.datasets import small_dataset
+from tests.support.server import ServerProcess
+
+
+def batch_of(tokens: torch.Tensor, vision_tokens: int) -> Batch:
+    """A batch of such text, with so many vision tokens."""
+    return Batch({"input_ids": tokens}, BatchMeta(0, 0, 0, 0, 1, (), 0, 0, 0, vision_tokens, 0, {}))
 
 
 def test_what_a_trainer_wrote_gives_weights(here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -19,11 +26,9 @@ def test_what_a_trainer_wrote_gives_weights(here: Here, tmp_path: Path, monkeypa
     monkeypatch.setattr("owl_client.times.time.perf_counter", lambda: now)
     written = StepTimes(tmp_path / "times.jsonl")
     for number in range(40):
-        tensors = {"input_ids": torch.zeros(2, 50 + 37 * (number % 7), dtype=torch.int64)}
-        if crops := number % 5:
-            tensors["pixel_values"] = torch.zeros(crops, 3, 28, 28)
-        with written.measure(Batch(tensors)):
-            now += 1e-3 + 4e-6 * tensors["input_ids"].numel() + 1e-6 * 4 * crops
+        tokens, vision_tokens = torch.zeros(2, 50 + 37 * (number % 7), dtype=torch.int64), 4 * (number % 5)
+        with written.measure(batch_of(tokens, vision_tokens)):
+            now += 1e-3 + 4e-6 * tokens.numel() + 1e-6 * vision_tokens
     assert len((tmp_path / "times.jsonl").read_text().splitlines()) == 40
     made = here.json("fit-cost", tmp_path / "times.jsonl")
     assert (made["batches"], made["text_token_cost"]) == (40, 1000)
@@ -36,7 +41,7 @@ def test_what_a_trainer_wrote_gives_weights(here: Here, tmp_path: Path, monkeypa
 def test_a_block_that_raises_writes_nothing(tmp_path: Path) -> None:
     """Half a batch has no time."""
     written = StepTimes(tmp_path / "times.jsonl")
-    with pytest.raises(ZeroDivisionError), written.measure(Batch({"input_ids": torch.zeros(1, 1)})):
+    with pytest.raises(ZeroDivisionError), written.measure(batch_of(torch.zeros(1, 1), 4)):
         raise ZeroDivisionError
     assert not (tmp_path / "times.jsonl").exists()
 
@@ -64,6 +69,26 @@ def test_a_file_that_is_not_there_is_named(here: Here) -> None:
     assert "none.jsonl" in wrong.stderr
 
 
-def test_a_trainer_counts_vision_tokens_as_the_plan_does() -> None:
-    """The client knows no configuration, so it has the patch's side too: they must not drift apart."""
-    assert VISION_PATCH == times.VISION_PATCH
+def test_a_batch_without_meta_is_refused_before_it_is_trained_on(tmp_path: Path) -> None:
+    """One that a trainer has rebuilt does not say how many vision tokens it has."""
+    trained = []
+    with (
+        pytest.raises(RequestError, match="has no meta"),
+        StepTimes(tmp_path / "times.jsonl").measure(Batch({"input_ids": torch.zeros(1, 1)})),
+    ):
+        trained.append(1)
+    assert not trained
+
+
+def test_a_trainer_counts_vision_tokens_as_the_plan_does(here: Here, tmp_path: Path) -> None:
+    """The client knows no configuration: what it writes of a real server's batches is what the plan says of them."""
+    config = small_dataset(tmp_path, samples=16, server={"workers": 1})
+    written = StepTimes(tmp_path / "times.jsonl")
+    with ServerProcess(config) as server:
+        for batch in OwlStreamDataset(server.url, rank=0, world_size=1):
+            with written.measure(batch):
+                pass
+    lines = [json.loads(line) for line in (tmp_path / "times.jsonl").read_text().splitlines()]
+    steps = here.json("plan", "--config", config, "--count", str(len(lines)))["steps"]
+    assert [line["vision_tokens"] for line in lines] == [step["vision_tokens"] for step in steps]
+    assert {line["vision_tokens"] for line in lines} > {0}

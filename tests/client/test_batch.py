@@ -10,16 +10,19 @@ import torch
 from torch.utils.data import default_convert
 
 from owl_client import Batch, BatchMeta
+from owl_client.batch import Raw
 from owl_stream.errors import RequestError
 from owl_stream.wire import RowInfo
+from tests.client.world import PIXELS
 
-META = BatchMeta(1, 2, 0, 0, 1, (RowInfo("a.tar", "0", "ok", "", None),), 3, 2, 8, {"epoch": 1})
+META = BatchMeta(1, 2, 0, 0, 1, (RowInfo("a.tar", "0", "ok", "", None),), 3, 2, 8, 4, 1, {"epoch": 1})
 
 
 def raw_batch() -> Batch:
     """A batch as a worker yields it for a device that is not the CPU."""
     tensors = {"input_ids": torch.ones(1, 3), "media_offset": [torch.zeros(2)]}
-    return Batch({**tensors, "pixel_values": torch.full((1, 3, 2, 2), 255, dtype=torch.uint8)}, META, torch.float32)
+    pixels = torch.full((1, 3, 2, 2), 255, dtype=torch.uint8)
+    return Batch({**tensors, "pixel_values": pixels}, META, Raw(torch.float32, {"pixel_values": PIXELS}))
 
 
 @pytest.mark.parametrize(

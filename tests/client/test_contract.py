@@ -22,7 +22,7 @@ def config(tmp_path: Path) -> Path:
     broken = ("broken", {"json": chat(("<|image|>What?", "b")), "jpg": damaged_jpeg(picture(200, 150, 7))})
     write_shard(tmp_path / "a.tar", [*mixed_samples(13), broken])
     small_tokenizer(tmp_path / "tokenizer.json")
-    base = {"shards": ["*.tar"], "tokenizer": "tokenizer.json", "image_size": 28, "max_length": 512}
+    base = {"shards": ["*.tar"], "tokenizer": "tokenizer.json", "vision": {"image_size": 28}, "max_length": 512}
     datasets = {
         f"{layout[5:]}-{modality}": {**base, "layout": layout, "modality": modality, "global_batch_size": 4}
         for layout in ("owl3-240728", "owl3-241101")
@@ -42,4 +42,7 @@ def test_every_batch_of_a_real_server_keeps_its_promise(config: Path) -> None:
             assert dataset.stats().reconnects == 0
             assert len(batches) == len(dataset)
             assert {"pixel_values" in batch for batch in batches} == {True, False}
+            crops = [len(batch.get("pixel_values", ())) for batch in batches]
+            assert [batch.meta.units for batch in batches] == crops
+            assert [batch.meta.vision_tokens for batch in batches] == [count * (28 // 14) ** 2 for count in crops]
             assert {row.status for batch in batches for row in batch.meta.rows} > {"ok"}

@@ -25,7 +25,7 @@ from owl_stream.errors import (
 from owl_stream.wire import Cursor, ErrorInfo, pack_frame, parse_frames
 from tests.client.conftest import client_threads
 from tests.client.peers import NO_WAIT, MemoryTransport, cut_at, memory_dataset
-from tests.client.world import World, key_of, keys_of, row_keys
+from tests.client.world import TOKENS_PER_UNIT, World, key_of, keys_of, row_keys
 
 WORLD = World(steps=4)
 
@@ -54,6 +54,8 @@ def test_a_batch_is_ready_for_a_model_and_says_what_it_is() -> None:
     assert torch.equal(first["input_ids"], torch.from_numpy(arrays["input_ids"]))
     assert torch.equal(first["pixel_values"], (torch.from_numpy(arrays["pixel_values"]).float() / 255 - 0.5) / 0.5)
     meta = batches[1].meta
+    assert (meta.vision_tokens, meta.units) == (TOKENS_PER_UNIT, 1)
+    assert (third.meta.vision_tokens, third.meta.units) == (0, 0)
     assert (meta.epoch, meta.step, meta.micro, meta.rank, meta.world_size) == (0, 0, 1, 1, 2)
     assert (meta.attended_tokens, meta.supervised_tokens, meta.step_supervised_tokens) == (3, 1, 4)
     assert [row.key for row in meta.rows] == ["000003"]
@@ -90,7 +92,9 @@ def test_ragged_lengths_that_do_not_fit_are_refused() -> None:
         payload[at] += 1
         return [*frames[:3], pack_frame(frame.header, payload), *frames[4:]]
 
-    with pytest.raises(FrameError, match="expected 4 lengths from 0 with the sum 3, got 4 with the sum 4"):
+    with pytest.raises(
+        FrameError, match="'media_offset_lengths': expected lengths from 0 with the sum 3, got 4 from 0 with the sum 4"
+    ):
         next(iter(memory_dataset(world, *[forge] * 9)))
     assert keys_of(memory_dataset(world, forge)) == keys_of(memory_dataset(world))
 

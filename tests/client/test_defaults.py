@@ -16,10 +16,14 @@ import torch
 from torch.utils.data import DataLoader
 
 from owl_client import Batch, OwlStreamDataset
+from owl_client.batch import Raw
 from tests.client.peers import memory_dataset
-from tests.client.world import World, key_of, keys_of
+from tests.client.world import CLIP, PIXELS, World, key_of, keys_of
 
-WORLD = World(steps=3)
+WORLD = World(steps=3, videos=True)
+
+
+PIXELS_BY_NAME = {"pixel_values": PIXELS, "pixel_values_videos": CLIP}
 
 
 @contextmanager
@@ -93,7 +97,7 @@ def test_raw_pixels_are_finished_as_ever(setting: Callable[[], AbstractContextMa
     ready = next(iter(memory_dataset(WORLD)))
     raw = next(iter(memory_dataset(WORLD, dtype=torch.uint8)))
     with setting():
-        finished = Batch(raw, raw.meta, torch.float32).to("cpu")
+        finished = Batch(raw, raw.meta, Raw(torch.float32, PIXELS_BY_NAME)).to("cpu")
     assert key_of(finished) == key_of(ready)
 
 

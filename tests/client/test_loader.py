@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import multiprocessing
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -161,13 +162,14 @@ def test_ragged_offsets_cross_processes_as_lists() -> None:
     assert keys_of(loaded) == keys_of(memory_dataset(World(layout="owl3-241101"), dtype=torch.uint8))
 
 
-def test_workers_leave_pixels_raw_for_another_device_and_to_finishes() -> None:
-    """In workers nothing touches the device; `batch.to(device)` moves, normalises and keeps meta."""
-    dataset = memory_dataset(WORLD, device="cuda:0", dtype=torch.bfloat16, **OPTIONS)
+@pytest.mark.parametrize("world", [WORLD, replace(WORLD, videos=True)], ids=["images", "images and videos"])
+def test_workers_leave_pixels_raw_for_another_device_and_to_finishes(world: World) -> None:
+    """In workers nothing touches the device; `batch.to(device)` moves, normalises all pixels and keeps meta."""
+    dataset = memory_dataset(world, device="cuda:0", dtype=torch.bfloat16, **OPTIONS)
     batch = next(iter(loader(dataset, 1)))
-    assert batch["pixel_values"].dtype == torch.uint8
+    assert {batch[name].dtype for name in batch if "pixel" in name} == {torch.uint8}
     finished = batch.to("cpu")
-    expected = next(iter(memory_dataset(WORLD, dtype=torch.bfloat16, **OPTIONS)))
+    expected = next(iter(memory_dataset(world, dtype=torch.bfloat16, **OPTIONS)))
     assert keys_of([finished]) == keys_of([expected])
     assert finished.meta == batch.meta
     assert torch.equal(finished.to("cpu")["pixel_values"], finished["pixel_values"])

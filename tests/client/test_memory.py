@@ -12,12 +12,12 @@ import torch
 
 from owl_client import OwlStreamDataset
 from owl_client.buffers import CopyLedger, ReceiveMemory
-from owl_client.device import HostPlacer, make_placer, normalise, parse_device, resolve_device
+from owl_client.device import HostPlacer, make_placer, parse_device, resolve_device
 from owl_client.transport import Interrupt, StreamRequest
 from owl_stream.errors import ConfigError
 from owl_stream.wire import lay_out, tensor_views
 from tests.client.peers import MemoryStream, MemoryTransport
-from tests.client.world import World
+from tests.client.world import PIXELS, World
 from tests.support.patience import PATIENCE_S
 
 
@@ -112,29 +112,6 @@ def test_draining_waits_for_all_copies() -> None:
     assert ledger.reap() == 0
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("shape", [(2, 3, 150, 150), (1, 3, 1, 1), (0, 3, 4, 4)])
-def test_normalising_is_the_formula_to_the_last_bit(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
-    """(x / 255 - 0.5) / 0.5 in float32, rounded once, for every grey level, block borders included."""
-    pixels = torch.arange(int(np.prod(shape))).remainder(256).to(torch.uint8).reshape(shape)
-    assert torch.equal(normalise(pixels, dtype), ((pixels.to(torch.float32) / 255 - 0.5) / 0.5).to(dtype))
-
-
-def test_normalising_leaves_alone_what_is_not_raw() -> None:
-    """uint8 asked for stays raw, and what is float already is not normalised twice."""
-    raw, done = torch.zeros(1, 3, 2, 2, dtype=torch.uint8), torch.ones(1, 3, 2, 2)
-    assert normalise(raw, torch.uint8) is raw
-    assert normalise(done, torch.float32) is done
-
-
-def test_the_path_of_other_devices_gives_the_same_numbers() -> None:
-    """The formula that runs on a device, here on torch's shape-only one for its types, and on the CPU agree."""
-    on_meta = normalise(torch.zeros(2, 3, 4, 4, dtype=torch.uint8, device="meta"), torch.bfloat16)
-    assert (on_meta.dtype, tuple(on_meta.shape)) == (torch.bfloat16, (2, 3, 4, 4))
-    levels = torch.arange(256).to(torch.uint8)
-    assert torch.equal(levels.to(torch.float32).div_(127.5).sub_(1.0), normalise(levels, torch.float32))
-
-
 def test_placing_raw_copies_nothing_and_placing_normalised_frees_the_payload() -> None:
     """Raw batches are views of the receive memory; with normalised pixels nothing holds on to it."""
     specs, nbytes = lay_out([("input_ids", "int64", (2, 3)), ("pixel_values", "uint8", (1, 3, 200, 200))])
@@ -142,10 +119,10 @@ def test_placing_raw_copies_nothing_and_placing_normalised_frees_the_payload() -
     payload = pool.take(nbytes)
     payload[:] = bytes(nbytes)
     views = tensor_views(payload, specs)
-    raw = HostPlacer(torch.device("cpu"), torch.uint8).place(views).claim()
+    raw = HostPlacer(torch.device("cpu"), torch.uint8).place(views, {"pixel_values": PIXELS}).claim()
     assert {name: t.data_ptr() for name, t in raw.items()} == {name: v.ctypes.data for name, v in views.items()}
     del raw
-    made = HostPlacer(torch.device("cpu"), torch.float32).place(views).claim()
+    made = HostPlacer(torch.device("cpu"), torch.float32).place(views, {"pixel_values": PIXELS}).claim()
     del payload, views
     assert pool.idle_bytes > 0
     assert bool((made["pixel_values"] == -1.0).all())
@@ -156,7 +133,8 @@ def test_devices_without_asynchronous_copies_are_served_too() -> None:
     specs, nbytes = lay_out([("input_ids", "int64", (2, 3)), ("pixel_values", "uint8", (1, 3, 4, 4))])
     placer = make_placer(torch.device("meta"), torch.float16)
     with placer:
-        tensors = placer.place(tensor_views(ReceiveMemory().take(nbytes), specs)).claim()
+        views = tensor_views(ReceiveMemory().take(nbytes), specs)
+        tensors = placer.place(views, {"pixel_values": PIXELS}).claim()
     assert {name: (t.device.type, t.dtype) for name, t in tensors.items()} == {
         "input_ids": ("meta", torch.int64),
         "pixel_values": ("meta", torch.float16),

@@ -30,6 +30,8 @@ from tests.client.peers import NO_WAIT, MemoryTransport, chunk, memory_dataset, 
 from tests.client.world import World, keys_of
 from tests.support.patience import PATIENCE_S
 
+pytestmark = pytest.mark.long
+
 WORLD = World(steps=4)
 UNDISTURBED = keys_of(memory_dataset(WORLD))
 REQUEST = StreamRequest("train", WORLD.fingerprint, Cursor(0, 0, 0), Share(0, 1, WORLD.rows))

@@ -50,7 +50,8 @@ def read_all(
     stream = EpochStream(transport, Failover(urls, 60.0, NO_WAIT), order)
     got: Read = []
     try:
-        while (frame := stream.next()) is not None:
+        while (received := stream.next()) is not None:
+            frame, _ = received
             got.append((frame.header.cursor, bytes(frame.payload)))  # type: ignore[union-attr]
     finally:
         stream.close()
@@ -109,7 +110,7 @@ def test_reads_grow_while_the_trainer_keeps_the_lock(
     transport = MemoryTransport({"http://a": world}, piece=16 << 20)
     order = Order(world.description(), SHARE, START)
     stream = EpochStream(transport, Failover(("http://a",), 60.0, NO_WAIT), order)
-    largest = max((frame.payload.nbytes for frame in iter(stream.next, None)), default=0)
+    largest = max((frame.payload.nbytes for frame, _ in iter(stream.next, None)), default=0)
     assert largest > link.READ_BYTES
     assert transport.largest_read == min(most, largest)
 

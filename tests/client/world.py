@@ -21,6 +21,7 @@ from owl_stream.wire import (
     Header,
     Heartbeat,
     Hello,
+    Normalise,
     RowInfo,
     SchemaEntry,
     Stats,
@@ -31,11 +32,27 @@ from owl_stream.wire import (
 )
 
 LENGTH, SIDE = 3, 2
+TOKENS_PER_UNIT = 5
+
+_PLAIN = (False, None, None)
+"""Of a schema's entry: always there, not pixels, not cut."""
+
+PIXELS = Normalise(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), axis=1, repeat=1, flatten=False)
+CLIP = Normalise(
+    mean=(0.48145466, 0.4578275, 0.40821073),
+    std=(0.26862954, 0.26130258, 0.27577711),
+    axis=1,
+    repeat=1,
+    flatten=True,
+)
 
 
 @dataclass(frozen=True)
 class World:
-    """`steps` global steps of `rows` rows: row p of a step has the id step * rows + p. Even steps have a crop a row."""
+    """`steps` global steps of `rows` rows: row p of a step has the id step * rows + p. Even steps have a crop a row.
+
+    With `videos`, every third step has a video a row, for a second tower: two frames that count as one unit.
+    """
 
     steps: int = 3
     rows: int = 4
@@ -44,6 +61,7 @@ class World:
     assembly: str = "pillow-11"
     protocol: int = 1
     side: int = SIDE
+    videos: bool = False
 
     @property
     def fingerprint(self) -> str:
@@ -108,13 +126,17 @@ class World:
 
     def schema(self) -> tuple[SchemaEntry, ...]:
         """What `hello` says of the tensors: those of step 0, which has them all."""
-        dims: dict[str, tuple[str | int, ...]] = {
-            "media_offset": ("N",) if self.layout == "owl3-241101" else ("B", "L", 2),
-            "media_offset_lengths": ("B",),
-            "pixel_values": ("C", 3, self.side, self.side),
+        ragged, side = self.layout == "owl3-241101", self.side
+        of: dict[str, tuple[tuple[str | int, ...], bool, Normalise | None, str | None]] = {
+            "media_offset": (("N",), False, None, "media_offset_lengths") if ragged else (("B", "L", 2), *_PLAIN),
+            "media_offset_lengths": (("B",), *_PLAIN),
+            "pixel_values": (("C", 3, side, side), True, PIXELS, None),
+            "pixel_values_videos": (("V", 3, 2, side, side), True, CLIP, None),
         }
         arrays = self.arrays(Cursor(0, 0, 0), Share(0, 1, 1))
-        return tuple(SchemaEntry(name, str(each.dtype), dims.get(name, ("B", "L"))) for name, each in arrays.items())
+        return tuple(
+            SchemaEntry(name, str(each.dtype), *of.get(name, (("B", "L"), *_PLAIN))) for name, each in arrays.items()
+        )
 
     def end(self, request: StreamRequest) -> End:
         """The last header of a stream."""
@@ -147,7 +169,17 @@ class World:
         if cursor.step % 2 == 0:
             count = len(ids) * 3 * self.side**2
             arrays["pixel_values"] = (np.arange(count) + ids[0]).astype(np.uint8).reshape(-1, 3, self.side, self.side)
+        if self.videos and cursor.step % 3 == 0:
+            shape = (len(ids), 3, 2, self.side, self.side)
+            arrays["pixel_values_videos"] = (np.arange(np.prod(shape)) * 7 + ids[0]).astype(np.uint8).reshape(shape)
         return arrays
+
+    def lengths(self, arrays: dict[str, NDArray[Any]]) -> dict[str, int]:
+        """What the letters of `schema` stand for in a batch of those tensors."""
+        letters = {"B": len(arrays["input_ids"]), "L": LENGTH}
+        for letter, name in (("C", "pixel_values"), ("V", "pixel_values_videos"), ("N", "media_offset")):
+            letters[letter] = len(arrays.get(name, ()))
+        return letters
 
 
 @lru_cache(maxsize=1024)
@@ -168,11 +200,14 @@ def _batch_frame(world: World, cursor: Cursor, share: Share) -> bytes:
     payload = bytearray(nbytes)
     for spec in specs:
         payload[spec.offset : spec.offset + spec.nbytes] = arrays[spec.name].tobytes()
-    return pack_frame(_batch_header(world, cursor, share, specs), payload)
+    return pack_frame(_batch_header(world, cursor, share, specs, world.lengths(arrays)), payload)
 
 
-def _batch_header(world: World, cursor: Cursor, share: Share, specs: tuple[TensorSpec, ...]) -> BatchHeader:
+def _batch_header(
+    world: World, cursor: Cursor, share: Share, specs: tuple[TensorSpec, ...], lengths: dict[str, int]
+) -> BatchHeader:
     ids = world.row_ids(cursor, share)
+    units = lengths["C"] + lengths["V"]
     return BatchHeader(
         world.fingerprint,
         *cursor,
@@ -183,7 +218,9 @@ def _batch_header(world: World, cursor: Cursor, share: Share, specs: tuple[Tenso
         LENGTH * len(ids),
         len(ids),
         world.rows,
-        0 if cursor.step % 2 else len(ids),
+        units * TOKENS_PER_UNIT,
+        units,
+        lengths,
     )
 
 

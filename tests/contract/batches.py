@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tokenizers
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from examples.tiny_owl3 import TinyOwl3
-from owl_stream.config import Recipe
-from owl_stream.layouts import EncodedRow, Image, Medium, Tokens, Video, get_layout
+from owl_stream.layouts import EncodedRow, Image, Medium, Tokens, Video
+from tests.layouts.batches import collated
+from tests.layouts.characters import encode, make, recipe
 from tests.support.tokenizer import small_tokenizer
 
 LAYOUTS = ("owl3-240728", "owl3-241101")
@@ -66,32 +66,27 @@ class SmallTokenizer:
 
 def make_pieces(layout: str, tokenizer: SmallTokenizer, chat: str = "release", cut: str = "single") -> dict[str, Piece]:
     """One row of every kind, a filler and a masked row among them, each with random pixels of its own."""
-    recipe = Recipe(layout, "", SIDE, cut, "simd", 4096, "truncate", 10**6, chat)  # type: ignore[arg-type] # strings
-    maker = get_layout(layout)
+    settings = recipe(layout=layout, image_size=SIDE, cut=cut, chat=chat)
     rows = {
-        kind: maker.encode(
+        kind: encode(
+            settings,
             [Message(role, text) for turn in turns for role, text in zip(("user", "assistant"), turn, strict=True)],
             media,
             tokenizer,
-            recipe,
         )
         for kind, (turns, media) in CONVERSATIONS.items()
     }
-    rows |= {"masked": rows["single"].masked(), "filler": maker.filler(tokenizer)}
+    rows |= {"masked": rows["single"].masked(), "filler": settings.make_layout().filler(tokenizer)}
     generator = torch.Generator().manual_seed(7)
     return {
-        kind: Piece(row, torch.rand(row.crops, 3, SIDE, SIDE, generator=generator) * 2 - 1)
+        kind: Piece(row, torch.rand(row.image_units, 3, SIDE, SIDE, generator=generator) * 2 - 1)
         for kind, row in rows.items()
     }
 
 
 def make_batch(layout: str, pieces: Sequence[Piece], pad_id: int) -> dict[str, Any]:
     """The padded batch, as the client hands it to `model(**batch)`."""
-    maker = get_layout(layout)
-    rows = [piece.row for piece in pieces]
-    shapes = maker.tensors([row.text_tokens for row in rows], [row.crops for row in rows])
-    arrays = {shape.name: np.full(shape.shape, 12345, dtype=shape.dtype) for shape in shapes}
-    maker.collate(rows, pad_id, arrays)
+    arrays = collated(make(layout), [piece.row for piece in pieces], pad_id)
     batch: dict[str, Any] = {name: torch.from_numpy(array) for name, array in arrays.items()}
     if "media_offset_lengths" in batch:
         batch["media_offset"] = batch["media_offset"].split(batch.pop("media_offset_lengths").tolist())
@@ -121,7 +116,7 @@ def answers(model: TinyOwl3, batch: dict[str, Any], pieces: Sequence[Piece]) -> 
     logits = model(**batch).logits
     return [
         Answer(
-            logits[b, : piece.row.text_tokens],
+            logits[b, : piece.row.size.text_tokens],
             functional.cross_entropy(logits[b, :-1], batch["labels"][b, 1:], ignore_index=-100, reduction="sum").item(),
         )
         for b, piece in enumerate(pieces)

@@ -57,7 +57,7 @@ def test_pixels_reach_only_the_rows_they_belong_to(stage: Stage) -> None:
     kinds = ("text", "single", "multi")
     batch = stage.batch(*kinds)
     before = stage.answers(batch, *kinds)
-    batch["pixel_values"][: stage.pieces["single"].row.crops] = 1.0
+    batch["pixel_values"][: stage.pieces["single"].row.image_units] = 1.0
     after = stage.answers(batch, *kinds)
     same = [torch.equal(a.logits, b.logits) for a, b in zip(before, after, strict=True)]
     assert same == [True, False, True]
@@ -67,11 +67,11 @@ def test_a_crop_is_seen_from_its_place_on(stage: Stage) -> None:
     """240728 shows a crop to the tokens behind its first piece, 241101 to the first piece as well; neither earlier."""
     batch = stage.batch("single", "multi")
     before = stage.model(**batch).logits
-    second = stage.pieces["single"].row.crops + 1
+    second = stage.pieces["single"].row.image_units + 1
     batch["pixel_values"][second] = 1.0
     changed = (stage.model(**batch).logits != before).any(dim=-1)
     assert not changed[0].any()
-    start = int(stage.pieces["multi"].row.crop_starts[1])
+    start = int(stage.pieces["multi"].row.unit_starts[1])
     assert int(changed[1].nonzero()[0]) == start + (stage.layout == "owl3-240728")
 
 
@@ -79,6 +79,6 @@ def test_the_loss_is_the_mean_over_supervised_tokens(stage: Stage) -> None:
     """`loss` times the supervised tokens is the sum over rows that a trainer weighs micro-batches by."""
     kinds = ("single", "masked", "long text")
     batch = stage.batch(*kinds)
-    supervised = sum(stage.pieces[kind].row.supervised_tokens for kind in kinds)
+    supervised = sum(stage.pieces[kind].row.size.supervised_tokens for kind in kinds)
     total = sum(stage.alone[kind].loss_sum for kind in kinds)
     assert float(stage.model(**batch).loss.detach()) * supervised == pytest.approx(total, rel=1e-5)

@@ -62,7 +62,7 @@ def test_padding_with_minus_100_raises_in_select_query(stage_240728: Stage) -> N
 def test_rows_that_are_not_shifted_silently_read_other_rows_crops(stage_240728: Stage) -> None:
     """The model runs, the first row is right, and the second is wrong by far more than rounding."""
     batch = stage_240728.batch(*KINDS)
-    batch["media_offset"][1] -= stage_240728.pieces["multi"].row.crops
+    batch["media_offset"][1] -= stage_240728.pieces["multi"].row.image_units
     got = stage_240728.answers(batch, *KINDS)
     alone = [stage_240728.alone[kind] for kind in KINDS]
     check_same([got[0], got[2]], [alone[0], alone[2]])

@@ -6,17 +6,21 @@ Fault 115 of docs/faults.md.
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import AddedToken, Tokenizer
 
 from owl_stream.assemble import Dataset, open_dataset
 from owl_stream.config import DatasetConfig, make_config
 from owl_stream.engine import Coordinate, Engine, InlineEngine, ProcessEngine
 from owl_stream.errors import OwlStreamError
+from owl_stream.layouts.owl3 import Owl3Settings
 from tests.engine.conftest import running
 from tests.support.datasets import mixed_samples
 from tests.support.images import damaged_jpeg
@@ -25,10 +29,13 @@ from tests.support.tokenizer import small_tokenizer
 
 OTHERWISE: dict[str, Any] = {
     "shards": ["copy/*.tar"],
+    "model": "other-qwen",
     "layout": "owl3-241101",
     "tokenizer": "other.json",
-    "image_size": 42,
-    "cut": "off",
+    "chat_template": "other.jinja",
+    "train_on": "last",
+    "positions": "v4",
+    "vision": {"image_size": 42, "cut": "off"},
     "chat": "swift",
     "resize": "pillow",
     "max_length": 60,
@@ -50,6 +57,18 @@ OTHERWISE: dict[str, Any] = {
     "vision_token_cost": 7,
 }
 """Another valid value for every setting of a dataset."""
+
+TEMPLATE = Path(__file__).parents[1] / "layouts" / "templates" / "qwen2_5_vl.jinja"
+VISION = {"image_size": 28}
+PAIRS: dict[str, dict[str, Any]] = {
+    **{setting: {setting: value} for setting, value in OTHERWISE.items() if setting != "vision"},
+    **{f"vision.{key}": {"vision": VISION | {key: value}} for key, value in OTHERWISE["vision"].items()},
+}
+"""What each other dataset differs in: a setting, or one choice about pictures."""
+
+OF_MODELS = ("model", "chat_template", "train_on", "positions")
+"""Settings that mean something only where a model's files settle the rest."""
+QWEN: dict[str, Any] = {"model": "qwen", "tokenizer": None, "vision": {}}
 
 ENGINES: dict[str, Callable[[], Engine]] = {"inline": InlineEngine, "processes": lambda: ProcessEngine(1)}
 
@@ -73,12 +92,35 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     small_tokenizer(directory / "tokenizer.json")
     text = (directory / "tokenizer.json").read_text()
     (directory / "other.json").write_text(text.replace('"pre_tokenizer"', ' "pre_tokenizer"'))
+    (directory / "other.jinja").write_text(TEMPLATE.read_text().replace("a helpful assistant", "an owl"))
+    write_model(directory / "qwen", max_pixels=56 * 56)
+    write_model(directory / "other-qwen", max_pixels=84 * 84)
     return directory
+
+
+def write_model(directory: Path, max_pixels: int) -> None:
+    """What a Qwen2.5-VL model's directory says of its pictures, tokens and texts."""
+    tokenizer = Tokenizer.from_file(str(small_tokenizer(directory / "tokenizer.json")))
+    names = {"image_token_id": "<|image_pad|>", "video_token_id": "<|video_pad|>"}
+    names |= {"vision_start_token_id": "<|vision_start|>", "vision_end_token_id": "<|vision_end|>"}
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in names.values()])
+    tokenizer.save(str(directory / "tokenizer.json"))
+    ids = {name: tokenizer.token_to_id(token) for name, token in names.items()}
+    half = [0.5, 0.5, 0.5]
+    pictures = {"min_pixels": 28 * 28, "max_pixels": max_pixels, "patch_size": 14, "merge_size": 2}
+    files = {
+        "config.json": {"model_type": "qwen2_5_vl", **ids, "vision_config": {"tokens_per_second": 2}},
+        "preprocessor_config.json": {**pictures, "image_mean": half, "image_std": half},
+        "tokenizer_config.json": {"pad_token": "<|endoftext|>"},
+    }
+    for name, content in files.items():
+        (directory / name).write_text(json.dumps(content))
+    shutil.copy(TEMPLATE, directory / "chat_template.jinja")
 
 
 def opened(base: Path, **settings: Any) -> Dataset:
     """A dataset of these shards, alone."""
-    raw = {"shards": ["*.tar"], "tokenizer": "tokenizer.json", "image_size": 28, "max_length": 512}
+    raw = {"shards": ["*.tar"], "tokenizer": "tokenizer.json", "vision": VISION, "max_length": 512}
     raw |= {"global_batch_size": 4, "bucket_window": 4, **settings}
     config = make_config({"datasets": {"x": raw}}, origin="test", base=base, environ={})
     return open_dataset("x", config.datasets["x"], base, base / "index", processes=0)
@@ -103,10 +145,11 @@ async def frames_of(engine: Engine, *datasets: Dataset) -> list[list[bytes | str
 def test_every_setting_has_another_value_here() -> None:
     """A setting that is new is missing in the test below until it stands here."""
     assert set(OTHERWISE) == set(DatasetConfig.model_fields)
+    assert {*OTHERWISE["vision"], "chat"} == {field.name for field in fields(Owl3Settings)}
 
 
 @pytest.mark.parametrize("kind", ENGINES)
-@pytest.mark.parametrize("setting", OTHERWISE)
+@pytest.mark.parametrize("setting", PAIRS)
 def test_two_datasets_that_differ_in_one_setting_get_their_own_frames(base: Path, setting: str, kind: str) -> None:
     """In one engine, at the same time and one after the other, each has the frames that it has alone."""
 
@@ -119,7 +162,9 @@ def test_two_datasets_that_differ_in_one_setting_get_their_own_frames(base: Path
             assert await frames_of(shared, one, other) == expected
             assert [(await frames_of(shared, dataset))[0] for dataset in (other, one)] == expected[::-1]
 
-    one, other = opened(base), opened(base, **{setting: OTHERWISE[setting]})
+    common = QWEN if setting in OF_MODELS else {}
+    one, other = opened(base, **common), opened(base, **{**common, **PAIRS[setting]})
+    assert (one.frames == other.frames) == (setting == "keep_rows")  # kept rows save time and change nothing
     try:
         asyncio.run(run())
     finally:

@@ -84,10 +84,10 @@ def write_large(directory: Path, servers: Mapping[str, Mapping[str, Any]]) -> di
         write_shard(directory / f"pages-{number:05d}.tar", mixed_samples(8, 1000 + 8 * number))
     write_shard(directory / "train-poison.tar", poison_samples())
     small_tokenizer(directory / "tokenizer.json")
-    large = {"image_size": SIDE, "max_length": 512, "global_batch_size": ROWS, "bucket_window": 4}
+    large = {"vision": {"image_size": SIDE}, "max_length": 512, "global_batch_size": ROWS, "bucket_window": 4}
     datasets = {
         "train": {"shards": ["train-*.tar"], "tokenizer": "tokenizer.json", **large},
-        PAGES: {"shards": ["pages-*.tar"], "tokenizer": "tokenizer.json", **large, "image_size": 28},
+        PAGES: {"shards": ["pages-*.tar"], "tokenizer": "tokenizer.json", **large, "vision": {"image_size": 28}},
     }
     written = {}
     for name, settings in servers.items():

@@ -60,7 +60,8 @@ def read_all(transport: MemoryTransport, world: World, memory: ReceiveMemory | N
     stream = EpochStream(transport, Failover(("http://a",), 60.0, NO_WAIT), order, memory=memory)
     got: Read = []
     try:
-        while (frame := stream.next()) is not None:
+        while (received := stream.next()) is not None:
+            frame, _ = received
             assert isinstance(frame.header, BatchHeader)
             got.append((frame.header.cursor, bytes(frame.payload)))
     finally:

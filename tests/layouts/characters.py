@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from owl_stream.config import Recipe
-from owl_stream.layouts import Tokens
+from owl_stream.assemble import Recipe
+from owl_stream.layouts import Choices, EncodedRow, Layout, Medium, Tokenizer, Tokens, Turn, get_layout
+from owl_stream.layouts.owl3 import Owl3Layout
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 
@@ -30,19 +33,36 @@ class Characters:
         return Tokens(ids, [m.span() for m in found])
 
 
-def recipe(**changes: object) -> Recipe:
-    """A recipe with the defaults of the configuration, changed as asked."""
-    settings: dict[str, object] = {
-        "layout": "owl3-240728",
+def recipe(*, layout: str = "owl3-240728", chat: str | None = None, **changes: Any) -> Recipe:
+    """A recipe with the defaults of the configuration, changed as asked; `image_size` is 384, `cut` is `single`."""
+    vision = {"image_size": changes.pop("image_size", 384), "cut": changes.pop("cut", "single")}
+    settings: dict[str, Any] = {
+        "settings": get_layout(layout).settle(Choices(vision, chat)),
         "tokenizer": "",
-        "image_size": 384,
-        "cut": "single",
         "resize": "pillow",
         "max_length": 4096,
         "on_too_long": "truncate",
         "max_image_pixels": 100_000_000,
     }
-    return Recipe(**{**settings, **changes})  # type: ignore[arg-type]
+    return Recipe(layout=layout, **{**settings, **changes})
+
+
+def make(name: str) -> Layout:
+    """A layout of which nothing is chosen."""
+    layout = get_layout(name)
+    return layout(layout.settle(Choices.none()))
+
+
+def owl3(name: str, **vision: Any) -> Owl3Layout:
+    """A layout of mPLUG-Owl3, with what is chosen about its pictures."""
+    made = get_layout(name)(get_layout(name).settle(Choices(vision)))
+    assert isinstance(made, Owl3Layout)
+    return made
+
+
+def encode(settings: Recipe, messages: Sequence[Turn], media: Sequence[Medium], tokenizer: Tokenizer) -> EncodedRow:
+    """Encode a conversation by a recipe."""
+    return settings.make_layout().encode(messages, media, tokenizer, settings.limit)
 
 
 @dataclass(frozen=True)

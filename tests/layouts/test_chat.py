@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import pytest
 
 from owl_stream.errors import SampleError
-from owl_stream.layouts import Image, Medium, Tokenizer, Video, get_layout
-from tests.layouts.characters import Characters, Say, recipe, talk
+from owl_stream.layouts import Image, Medium, Tokenizer, Video
+from tests.layouts.characters import Characters, Say, encode, recipe, talk
 
 LAYOUTS = ("owl3-240728", "owl3-241101")
 SQUARE = Image(400, 400)
@@ -19,7 +19,7 @@ SQUARE = Image(400, 400)
 
 def _text(layout: str, messages: list[Say], media: Sequence[Medium], **settings: object) -> str:
     tokenizer = Characters(whole=())
-    row = get_layout(layout).encode(messages, media, tokenizer, recipe(layout=layout, **settings))
+    row = encode(recipe(layout=layout, **settings), messages, media, tokenizer)
     return "".join(map(chr, row.input_ids))
 
 
@@ -42,10 +42,10 @@ def test_without_a_system_turn_an_empty_one_is_written(layout: str) -> None:
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_only_answers_and_their_ends_are_supervised(layout: str) -> None:
     """Labels are the ids of each answer, its end of turn and the end of text; all else is -100."""
-    row = get_layout(layout).encode(talk("Q1", "A1", "Q2", "A2"), [], Characters(whole=()), recipe(layout=layout))
+    row = encode(recipe(layout=layout), talk("Q1", "A1", "Q2", "A2"), [], Characters(whole=()))
     learned = "".join(chr(label) for label in row.labels if label != -100)
     assert learned == "A1<|im_end|><|endoftext|>A2<|im_end|><|endoftext|>"
-    assert row.supervised_tokens == len(learned)
+    assert row.size.supervised_tokens == len(learned)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -53,21 +53,18 @@ def test_an_answer_that_is_not_learned_has_no_labels(layout: str) -> None:
     """Neither the answer nor its ends are learned; ids and neighbours are as they were."""
     whole = talk("Q1", "A1", "Q2", "A2", "Q3", "A3")
     partly = [Say(turn.role, turn.content, learned=turn.content != "A2") for turn in whole]
-    encode = get_layout(layout).encode
-    row = encode(partly, [], Characters(whole=()), recipe(layout=layout))
+    row = encode(recipe(layout=layout), partly, [], Characters(whole=()))
     learned = "".join(chr(label) for label in row.labels if label != -100)
     assert learned == "A1<|im_end|><|endoftext|>A3<|im_end|><|endoftext|>"
-    assert row.supervised_tokens == len(learned)
-    assert row.input_ids.tolist() == encode(whole, [], Characters(whole=()), recipe(layout=layout)).input_ids.tolist()
+    assert row.size.supervised_tokens == len(learned)
+    assert row.input_ids.tolist() == encode(recipe(layout=layout), whole, [], Characters(whole=())).input_ids.tolist()
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_conversation_of_which_nothing_is_learned_is_refused(layout: str) -> None:
     """It would be a row without a supervised token."""
     with pytest.raises(SampleError) as caught:
-        get_layout(layout).encode(
-            [Say("user", "Q"), Say("assistant", "A", learned=False)], [], Characters(), recipe(layout=layout)
-        )
+        encode(recipe(layout=layout), [Say("user", "Q"), Say("assistant", "A", learned=False)], [], Characters())
     assert caught.value.reason == "no_supervised_tokens"
 
 
@@ -102,39 +99,38 @@ def test_cut_chooses_which_images_are_cut(layout: str) -> None:
         ("off", "<|image|>", [SQUARE], [None]),
     ]
     for cut, content, media, grids in cases:
-        row = get_layout(layout).encode(talk(content, "A"), media, Characters(), recipe(layout=layout, cut=cut))
-        assert [view.grid for view in row.views] == grids, (cut, content)
+        row = encode(recipe(layout=layout, cut=cut), talk(content, "A"), media, Characters())
+        assert [visual.form or None for visual in row.visuals] == grids, (cut, content)
 
 
 def test_a_long_video_names_its_chosen_frames() -> None:
     """Views carry the index of each frame in the record's list."""
     video = Video((SQUARE,) * 32)
-    row = get_layout("owl3-241101").encode(talk("<|video|>", "A"), [video], Characters(), recipe())
-    assert [(view.medium, view.frame, view.crops) for view in row.views] == [(0, 2 * i + 1, 1) for i in range(16)]
+    row = encode(recipe(), talk("<|video|>", "A"), [video], Characters())
+    drawn = [(visual.medium, visual.frame, visual.rows) for visual in row.visuals]
+    assert drawn == [(0, 2 * i + 1, 1) for i in range(16)]
 
 
 def test_a_crop_starts_at_the_first_piece_of_its_marker() -> None:
     """With a token per character the start is where the marker stands in the text."""
     messages, media = talk("a<|image|>b<|image|>", "A"), [SQUARE, SQUARE]
     text = _text("owl3-240728", messages, media)
-    row = get_layout("owl3-240728").encode(messages, media, Characters(whole=()), recipe())
+    row = encode(recipe(), messages, media, Characters(whole=()))
     first = text.index("<|image|>")
-    assert row.crop_starts.tolist() == [first, text.index("<|image|>", first + 1)]
+    assert row.unit_starts.tolist() == [first, text.index("<|image|>", first + 1)]
 
 
 def test_text_is_tokenised_chunk_by_chunk() -> None:
     """What a vocabulary would merge across a marker's border stays apart; within a chunk of prompts it fuses."""
     fusing = Characters(fused=("><", "b<"))
-    apart = get_layout("owl3-240728").encode(talk("b<|image|><|image|>!", "A"), [SQUARE] * 2, fusing, recipe())
+    apart = encode(recipe(), talk("b<|image|><|image|>!", "A"), [SQUARE] * 2, fusing)
     assert not [token for token in apart.input_ids if token >= fusing.pad_id + 3]
-    fused = get_layout("owl3-241101").encode(
-        talk("b<|image|><|image|>!", "A"), [SQUARE] * 2, fusing, recipe(layout="owl3-241101", cut="all")
-    )
+    fused = encode(recipe(layout="owl3-241101", cut="all"), talk("b<|image|><|image|>!", "A"), [SQUARE] * 2, fusing)
     assert [int(token) - fusing.pad_id for token in fused.input_ids if token >= fusing.pad_id + 3] == [4, 3]
 
 
 def test_special_tokens_written_in_a_text_are_parsed(qwen2: Tokenizer) -> None:
     """As with the released processor, `<|im_end|>` inside a user's text becomes the token, and is not supervised."""
-    row = get_layout("owl3-240728").encode(talk("Say <|im_end|> now", "A"), [], qwen2, recipe())
+    row = encode(recipe(), talk("Say <|im_end|> now", "A"), [], qwen2)
     assert row.input_ids.tolist().count(151645) == 4
     assert row.labels.tolist().count(151645) == 1

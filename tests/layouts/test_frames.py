@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from owl_stream.layouts.frames import MAX_FRAMES, sample_frames
+from owl_stream.layouts.owl3.frames import MAX_FRAMES, sample_frames
 
 
 @given(st.integers(1, 200_000))

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from owl_stream.layouts import EncodedRow, Image, Tokenizer, Video, get_layout
+from owl_stream.layouts import EncodedRow, Image, Tokenizer, Video
 from tests.layouts.batches import collated
-from tests.layouts.characters import Say, recipe
+from tests.layouts.characters import Say, encode, make, owl3, recipe
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 
@@ -39,7 +39,7 @@ def _encode(golden: dict[str, Any], tokenizer: Tokenizer, size: Size) -> Encoded
         for medium in golden["media" if "media" in golden else "images"]
     ]
     messages = [Say(**message) for message in golden["messages"]]
-    return get_layout(layout).encode(messages, media, tokenizer, settings)
+    return encode(settings, messages, media, tokenizer)
 
 
 def _name(golden: dict[str, Any]) -> str:
@@ -50,11 +50,11 @@ def _name(golden: dict[str, Any]) -> str:
 def test_every_row_of_240728_is_what_its_processor_made(golden: Any, qwen2: Tokenizer, picture_size: Size) -> None:
     """Ids, labels, offsets and crop counts are those of the released processor, bit for bit."""
     row = _encode(golden, qwen2, picture_size)
-    out = collated(get_layout("owl3-240728"), [row])
+    out = collated(make("owl3-240728"), [row])
     assert row.input_ids.tolist() == golden["input_ids"]
     assert row.labels.tolist() == golden["labels"]
     assert out["media_offset"][0].tolist() == golden["media_offset"]
-    assert sum(view.crops for view in row.views) == row.crops == golden["pixel_shape"][0]
+    assert sum(visual.rows for visual in row.visuals) == row.image_units == golden["pixel_shape"][0]
     assert not row.truncated
 
 
@@ -62,12 +62,12 @@ def test_every_row_of_240728_is_what_its_processor_made(golden: Any, qwen2: Toke
 def test_every_row_of_241101_is_what_its_processor_made(golden: Any, qwen2: Tokenizer, picture_size: Size) -> None:
     """Ids, labels, offsets and crop counts follow the published processor, fused tokens between prompts included."""
     row = _encode(golden, qwen2, picture_size)
-    out = collated(get_layout("owl3-241101"), [row])
+    out = collated(make("owl3-241101"), [row])
     assert row.input_ids.tolist() == golden["input_ids"]
     assert row.labels.tolist() == golden["labels"]
     assert out["media_offset"].tolist() == golden["media_offset"]
     assert out["media_offset_lengths"].tolist() == [len(golden["media_offset"])]
-    assert sum(view.crops for view in row.views) == row.crops == golden["pixel_shape"][0]
+    assert sum(visual.rows for visual in row.visuals) == row.image_units == golden["pixel_shape"][0]
 
 
 @pytest.mark.parametrize("golden", BATCHES, ids=lambda golden: "+".join(golden["ids"]))
@@ -75,12 +75,12 @@ def test_every_batch_is_what_the_released_model_accepted(golden: Any, qwen2: Tok
     """A padded batch has the ids, labels, mask and offsets that gave the logits of the single samples."""
     by_id = {row["id"]: row for row in ROWS_240728 if row["image_size"] == 384}
     rows = [_encode(by_id[name], qwen2, picture_size) for name in golden["ids"]]
-    layout = get_layout("owl3-240728")
+    layout = owl3("owl3-240728")
     out = collated(layout, rows)
     for name in ("input_ids", "labels", "attention_mask", "media_offset"):
         assert out[name].tolist() == golden[name], name
-    assert [row.crops for row in rows] == golden["images_per_sample"]
-    assert layout.check(out, golden["total_images"]).crops == golden["total_images"]
+    assert [row.image_units for row in rows] == golden["images_per_sample"]
+    assert layout.check_offsets(out, golden["total_images"]).crops == golden["total_images"]
 
 
 @pytest.mark.parametrize("golden", BATCHES, ids=lambda golden: "+".join(golden["ids"]))
@@ -88,10 +88,10 @@ def test_a_batch_in_any_order_is_its_single_rows(golden: Any, qwen2: Tokenizer, 
     """In every order of rows, each row is its golden single shifted by the crops before it and padded as it ends."""
     by_id = {row["id"]: row for row in ROWS_240728 if row["image_size"] == 384}
     rows = {name: _encode(by_id[name], qwen2, picture_size) for name in golden["ids"]}
-    layout = get_layout("owl3-240728")
+    layout = owl3("owl3-240728")
     for order in itertools.permutations(golden["ids"]):
         out = collated(layout, [rows[name] for name in order])
-        layout.check(out, golden["total_images"])
+        layout.check_offsets(out, golden["total_images"])
         before = 0
         for b, name in enumerate(order):
             single = np.array(by_id[name]["media_offset"])
@@ -106,5 +106,5 @@ def test_a_batch_in_any_order_is_its_single_rows(golden: Any, qwen2: Tokenizer, 
 def test_the_grid_of_a_golden_row_is_in_its_views(qwen2: Tokenizer, picture_size: Size) -> None:
     """The view of a cut picture names the grid that its prompt spells out."""
     golden = next(row for row in ROWS_240728 if row["id"] == "wide-cut")
-    [view] = _encode(golden, qwen2, picture_size).views
-    assert (view.medium, view.frame, view.grid, view.crops) == (0, 0, (2, 3), 7)
+    [visual] = _encode(golden, qwen2, picture_size).visuals
+    assert (visual.medium, visual.frame, visual.form, visual.rows) == (0, 0, (2, 3), 7)

@@ -8,7 +8,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from owl_stream.layouts.grid import GRIDS, choose_grid
+from owl_stream.layouts.owl3.grid import GRIDS, choose_grid
 
 
 def test_the_rule_agrees_with_all_golden_cases(golden_dir: Path) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from owl_stream.errors import SampleError
-from owl_stream.layouts import Image, Video, get_layout
+from owl_stream.layouts import Image, Video
 from owl_stream.layouts.types import Medium
-from tests.layouts.characters import Characters, Say, recipe, talk
+from tests.layouts.characters import Characters, Say, encode, recipe, talk
 
 IMAGE = Image(40, 30)
 VIDEO = Video((IMAGE, IMAGE))
@@ -17,7 +17,7 @@ def _refused(messages: list[Say], media: list[Medium]) -> SampleError:
     errors = []
     for layout in ("owl3-240728", "owl3-241101"):
         with pytest.raises(SampleError) as caught:
-            get_layout(layout).encode(messages, media, Characters(), recipe(layout=layout))
+            encode(recipe(layout=layout), messages, media, Characters())
         errors.append(caught.value)
     assert errors[0].reason == errors[1].reason
     return errors[0]

@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from owl_stream.errors import MediaOffsetError
-from owl_stream.layouts import EncodedRow, OffsetReport, check_media_offset, get_layout
-from owl_stream.layouts.offsets import NO_IMAGE, _counts_hold, _name_wrong_count
+from owl_stream.layouts import EncodedRow, OffsetReport, check_media_offset
+from owl_stream.layouts.owl3.offsets import NO_IMAGE, _counts_hold, _name_wrong_count
 from tests.layouts.batches import collated, row
+from tests.layouts.characters import make, owl3
 
 NONE = -1_000_000
 
@@ -30,7 +31,7 @@ def batches(draw: st.DrawFn) -> list[EncodedRow]:
 
 def _good() -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """Rows of 5, 2 and 3 tokens with 2, 0 and 1 crops: offsets and mask."""
-    out = collated(get_layout("owl3-240728"), [row(5, 1, 3), row(2), row(3, 0)])
+    out = collated(make("owl3-240728"), [row(5, 1, 3), row(2), row(3, 0)])
     return out["media_offset"], out["attention_mask"]
 
 
@@ -43,16 +44,16 @@ def _refused(layout: str, offset: Any, crops: int = 3, **more: Any) -> MediaOffs
 @given(batches(), st.sampled_from(["owl3-240728", "owl3-241101"]))
 def test_what_collation_makes_passes(rows: list[EncodedRow], name: str) -> None:
     """The check accepts every batch that a layout makes, and counts it rightly."""
-    crops = [r.crops for r in rows]
+    crops = [r.image_units for r in rows]
     with_images = sum(1 for n in crops if n)
-    report = get_layout(name).check(collated(get_layout(name), rows), sum(crops))
+    report = owl3(name).check_offsets(collated(make(name), rows), sum(crops))
     assert report == OffsetReport(with_images, len(rows) - with_images, sum(crops), with_images)
 
 
 def test_the_three_wrong_paddings_are_refused() -> None:
     """Zeros, -100 and unshifted repeats break or silently misread the released model; the check names the cell."""
     first, third = row(5, 1, 3), row(3, 0)
-    out = collated(get_layout("owl3-240728"), [first, third])["media_offset"]
+    out = collated(make("owl3-240728"), [first, third])["media_offset"]
     zeros, minus, unshifted = out.copy(), out.copy(), out.copy()
     zeros[1, 3:, 1], minus[1, 3:, 1] = 0, -100
     unshifted[1] -= 2

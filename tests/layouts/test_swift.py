@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from owl_stream.errors import SampleError
-from owl_stream.layouts import EncodedRow, Image, Medium, Tokenizer, Video, get_layout
-from owl_stream.layouts.media import IMAGE, MARKER
+from owl_stream.layouts import EncodedRow, Image, Medium, Tokenizer, Video
+from owl_stream.layouts.conversation import IMAGE, MARKER
 from tests.layouts.batches import collated
-from tests.layouts.characters import Characters, Say, recipe, talk
+from tests.layouts.characters import Characters, Say, encode, make, owl3, recipe, talk
 
 LINES = (Path(__file__).resolve().parents[1] / "golden" / "swift_owl3.jsonl").read_text(encoding="utf-8").splitlines()
 ROWS: list[dict[str, Any]] = [json.loads(line) for line in LINES]
@@ -32,26 +32,26 @@ def _encode(golden: dict[str, Any], tokenizer: Tokenizer) -> EncodedRow:
     layout = f"owl3-{golden['version']}"
     settings = recipe(layout=layout, image_size=golden["image_size"], cut="all", chat="swift")
     messages = [Say(**message) for message in golden["messages"]]
-    return get_layout(layout).encode(messages, _media(golden), tokenizer, settings)
+    return encode(settings, messages, _media(golden), tokenizer)
 
 
 @pytest.mark.parametrize("golden", ROWS, ids=lambda golden: f"{golden['id']}-{golden['version']}")
 def test_every_row_is_what_ms_swift_made(golden: dict[str, Any], qwen2: Tokenizer) -> None:
     """Ids, labels, offsets, crops and the frames of videos are those of the package's templates."""
     row = _encode(golden, qwen2)
-    layout = get_layout(f"owl3-{golden['version']}")
+    layout = owl3(f"owl3-{golden['version']}")
     out = collated(layout, [row])
     assert row.input_ids.tolist() == golden["input_ids"]
     assert row.labels.tolist() == golden["labels"]
     assert out["labels"][0].tolist() == golden["labels"]
-    assert row.crops == golden["crops"]
-    assert sum(view.crops for view in row.views) == row.crops
+    assert row.image_units == golden["crops"]
+    assert sum(visual.rows for visual in row.visuals) == row.image_units
     if golden["media_offset"] is not None:
         got = out["media_offset"][0] if golden["version"] == "240728" else out["media_offset"]
         assert got.tolist() == golden["media_offset"]
     kinds = _media(golden)
-    assert [view.frame for view in row.views if isinstance(kinds[view.medium], Video)] == golden["frames"]
-    layout.check(out, row.crops)
+    assert [view.frame for view in row.visuals if isinstance(kinds[view.medium], Video)] == golden["frames"]
+    layout.check_offsets(out, row.image_units)
 
 
 def test_the_rows_cover_both_releases_and_all_that_differs() -> None:
@@ -62,9 +62,7 @@ def test_the_rows_cover_both_releases_and_all_that_differs() -> None:
 
 
 def _text(layout: str, messages: list[Say], media: list[Medium], **settings: object) -> str:
-    row = get_layout(layout).encode(
-        messages, media, Characters(whole=()), recipe(layout=layout, chat="swift", **settings)
-    )
+    row = encode(recipe(layout=layout, chat="swift", **settings), messages, media, Characters(whole=()))
     return "".join(map(chr, row.input_ids))
 
 
@@ -94,8 +92,8 @@ def test_a_video_keeps_the_images_of_its_sample_whole(
 ) -> None:
     """`all` cuts every image of a sample without video, as ms-swift does; `single` and `off` mean what they say."""
     settings = recipe(layout=layout, cut=cut, chat="swift")
-    row = get_layout(layout).encode(talk(content, "A"), media, Characters(), settings)
-    assert [view.grid for view in row.views] == grids
+    row = encode(settings, talk(content, "A"), media, Characters())
+    assert [visual.form or None for visual in row.visuals] == grids
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -104,23 +102,22 @@ def test_media_that_are_too_long_go_as_a_whole(layout: str) -> None:
     messages = talk("<|image|>a", "A", "b<|video|>", "B")
     media: list[Medium] = [WIDE, Video((FRAME,) * 3)]
     tokenizer = Characters(whole=())
-    settings: dict[str, object] = {"layout": layout, "chat": "swift", "cut": "off"}
-    encode = get_layout(layout).encode
-    whole = encode(messages, media, tokenizer, recipe(**settings))
+    settings: dict[str, Any] = {"layout": layout, "chat": "swift", "cut": "off"}
+    whole = encode(recipe(**settings), messages, media, tokenizer)
     first = int(whole.supervised[0][0])
     kept = set()
-    for length in range(first + 1, whole.text_tokens + 1):
-        row = encode(messages, media, tokenizer, recipe(**settings, max_length=length))
-        assert row.text_tokens <= length
-        assert row.input_ids.tolist() == whole.input_ids[: row.text_tokens].tolist()
-        assert [view.medium for view in row.views] == [0, 1, 1, 1][: row.crops]
-        get_layout(layout).check(collated(get_layout(layout), [row]), row.crops)
-        kept.add(row.crops)
+    for length in range(first + 1, whole.size.text_tokens + 1):
+        row = encode(recipe(**settings, max_length=length), messages, media, tokenizer)
+        assert row.size.text_tokens <= length
+        assert row.input_ids.tolist() == whole.input_ids[: row.size.text_tokens].tolist()
+        assert [view.medium for view in row.visuals] == [0, 1, 1, 1][: row.image_units]
+        owl3(layout).check_offsets(collated(make(layout), [row]), row.image_units)
+        kept.add(row.image_units)
     assert kept == {1, 4}
 
 
 def test_a_sample_without_an_answer_is_refused() -> None:
     """Nothing but a question has nothing to learn."""
     with pytest.raises(SampleError) as caught:
-        get_layout("owl3-240728").encode(talk("Q"), [], Characters(), recipe(chat="swift"))
+        encode(recipe(chat="swift"), talk("Q"), [], Characters())
     assert caught.value.reason == "no_supervised_tokens"

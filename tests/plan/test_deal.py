@@ -13,37 +13,38 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from owl_stream.errors import RequestError
-from owl_stream.plan import Dealt, Plan, RowCosts, search
+from owl_stream.plan import Dealt, Plan, search
 from owl_stream.plan.deal import deal
 from owl_stream.plan.search import Weights
-from tests.plan.tables import column_table, settings
+from owl_stream.shards import Costs
+from tests.plan.tables import column_table, image_costs, settings
 
-WEIGHTS = Weights(text_token=1, crop=729)
+WEIGHTS = Weights(text_token=1, vision_token=1)
 
 
-def rows(lengths: list[int] | NDArray[np.int64], crops: list[int] | NDArray[np.int64]) -> RowCosts:
+def rows(lengths: list[int] | NDArray[np.int64], crops: list[int] | NDArray[np.int64]) -> Costs:
     """Costs of a step, put longest first."""
     order = np.argsort(-np.asarray(lengths), kind="stable")
     columns = (np.asarray(lengths, np.int64)[order], np.asarray(crops, np.int64)[order])
-    return RowCosts(columns[0], columns[0], columns[1])
+    return image_costs(columns[0], columns[0], columns[1])
 
 
-def random_rows(count: int, seed: int = 0) -> RowCosts:
+def random_rows(count: int, seed: int = 0) -> Costs:
     """60 to 400 text tokens and 1 to 6 crops a row."""
     rng = np.random.default_rng(seed)
     return rows(rng.integers(60, 401, count), rng.integers(1, 7, count))
 
 
-def cost_of(members: NDArray[np.int64], costs: RowCosts, weights: Weights) -> int:
+def cost_of(members: NDArray[np.int64], costs: Costs, weights: Weights) -> int:
     """The cost of a micro-batch, spelled out: a filler is a padded row, a lone filler micro-batch repeats row 0."""
     good = members[members >= 0]
     good = good if good.size else np.array([0])
     padded = len(members) * int(costs.text_tokens[good].max())
-    return padded * weights.text_token + int(costs.crops[good].sum()) * weights.crop
+    return padded * weights.text_token + int(costs.vision_tokens[good].sum()) * weights.vision_token
 
 
 @st.composite
-def deals(draw: st.DrawFn) -> tuple[RowCosts, int, int, int]:
+def deals(draw: st.DrawFn) -> tuple[Costs, int, int, int]:
     """Rows and a (G, W, m) that divides; the step may be far from full."""
     world_size, micros, width = (draw(st.integers(1, 5)) for _ in range(3))
     size = world_size * micros * width
@@ -54,7 +55,7 @@ def deals(draw: st.DrawFn) -> tuple[RowCosts, int, int, int]:
 @given(deals(), st.sampled_from([WEIGHTS, Weights(1, 0), Weights(0, 1), Weights(0, 0)]))
 @hypothesis_settings(deadline=None)
 def test_every_row_is_dealt_once_and_the_costs_are_what_they_say(
-    case: tuple[RowCosts, int, int, int], weights: Weights
+    case: tuple[Costs, int, int, int], weights: Weights
 ) -> None:
     """Rows, micro-batch costs, rank costs and padding, each against its definition."""
     costs, size, world_size, width = case
@@ -69,7 +70,7 @@ def test_every_row_is_dealt_once_and_the_costs_are_what_they_say(
 
 @given(deals())
 @hypothesis_settings(deadline=None)
-def test_no_micro_batch_lacks_a_row_while_there_are_enough(case: tuple[RowCosts, int, int, int]) -> None:
+def test_no_micro_batch_lacks_a_row_while_there_are_enough(case: tuple[Costs, int, int, int]) -> None:
     """Its mean loss would be NaN. With too few rows, each stands in a micro-batch of its own."""
     costs, size, world_size, width = case
     batches = deal(costs, size, world_size, width, WEIGHTS).rows.reshape(-1, width)
@@ -79,7 +80,7 @@ def test_no_micro_batch_lacks_a_row_while_there_are_enough(case: tuple[RowCosts,
 
 @given(deals())
 @hypothesis_settings(deadline=None)
-def test_micro_batches_are_in_canonical_order_dearest_first(case: tuple[RowCosts, int, int, int]) -> None:
+def test_micro_batches_are_in_canonical_order_dearest_first(case: tuple[Costs, int, int, int]) -> None:
     """Rows ascend with fillers last; micro k costs about the same on every rank."""
     costs, size, world_size, width = case
     dealt = deal(costs, size, world_size, width, WEIGHTS)
@@ -89,7 +90,7 @@ def test_micro_batches_are_in_canonical_order_dearest_first(case: tuple[RowCosts
     assert (np.diff(dealt.micro_costs, axis=1) <= 0).all()
 
 
-def best_by_hand(costs: RowCosts, world_size: int, width: int) -> tuple[int, int]:
+def best_by_hand(costs: Costs, world_size: int, width: int) -> tuple[int, int]:
     """The least (dearest rank, padding) over all deals with one micro-batch per rank."""
     everything = frozenset(range(len(costs.text_tokens)))
 
@@ -132,7 +133,7 @@ def test_rows_rich_in_crops_go_to_different_ranks() -> None:
     assert sorted(int(np.count_nonzero(rank < 2)) for rank in dealt.rows) == [1, 1]
 
 
-def summary(steps: list[RowCosts], dealt: list[Dealt]) -> tuple[float, float]:
+def summary(steps: list[Costs], dealt: list[Dealt]) -> tuple[float, float]:
     """(mean of dearest / mean rank cost, attended / all text tokens)."""
     attended = sum(int(costs.text_tokens.sum()) for costs in steps)
     ratio = float(np.mean([one.rank_costs.max() / one.rank_costs.mean() for one in dealt]))

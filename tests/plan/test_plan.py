@@ -36,6 +36,7 @@ TABLES = st.builds(
     st.integers(0, 100),
     text_share=st.sampled_from([0.0, 0.1, 0.5, 1.0]),
     shards=st.integers(1, 9),
+    video_share=st.sampled_from([0.0, 0.0, 0.3, 1.0]),
 )
 
 
@@ -70,11 +71,10 @@ def test_every_sample_is_in_an_epoch_once_or_dropped_and_counted(
     assert plan.fillers_per_epoch == 0 or changes["last"] == "fill"
     for step in steps:
         columns = table.costs(step.ids)
-        assert np.array_equal(step.costs.text_tokens, columns.text_tokens)
-        assert np.array_equal(step.costs.crops, columns.crops)
+        assert np.array_equal(step.costs.table, columns.table)
         assert step.supervised_tokens == columns.supervised_tokens.sum()
         if step.pool != "all":
-            assert set((columns.crops > 0).tolist()) == {step.pool == "image"}
+            assert columns.in_pool(step.pool).all()
 
 
 @given(TABLES, SETTINGS)
@@ -248,3 +248,15 @@ def test_the_rows_of_a_step_cannot_be_written() -> None:
     for column in (step.ids, step.costs.text_tokens, step.deal(2, 2).rows):
         with pytest.raises(ValueError, match="read-only"):
             column[0] = 0
+
+
+def test_four_pools_are_interleaved_evenly() -> None:
+    """After any number of steps each pool has had its share of them, to within one."""
+    plan = Plan(column_table(4000, text_share=0.4, video_share=0.3), settings())
+    pools = [plan.step(0, step).pool for step in range(plan.steps_per_epoch)]
+    assert set(pools) == {"text", "image", "video", "image_video"}
+    totals = Counter(pools)
+    seen: Counter[str] = Counter()
+    for steps, pool in enumerate(pools, 1):
+        seen[pool] += 1
+        assert all(abs(seen[each] - steps * total / len(pools)) < 1 for each, total in totals.items()), steps

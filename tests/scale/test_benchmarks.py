@@ -5,17 +5,28 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 
+from benchmarks import ceiling
+from benchmarks.balance import DrawnTable
+from benchmarks.padding import SyntheticTable, as_rows
 from benchmarks.plan_scale import MAX_BYTES, benchmark
 from benchmarks.resume import write_aliased_index
 from benchmarks.synthetic import imaginary_shards, open_imaginary_index, write_imaginary_tables
+from benchmarks.usual import recipe_of
+from benchmarks.workload import IMAGE_SIZE, Kind, Workload
 from owl_stream.assemble import open_dataset
 from owl_stream.config import load_config
-from tests.support.assembly import run_job
+from owl_stream.plan import Table
+from owl_stream.shards import TOWER_POOLS
+from owl_stream.shards.cost import PACKED
+from tests.support.assembly import reopen, run_at, run_job
 from tests.support.datasets import small_dataset
+from tests.support.tars import chat, picture, write_shard
+from tests.support.tokenizer import small_tokenizer
 
 SMALL, LARGE = 20_000, 2_000_000
-COST_COLUMN_MB = LARGE * 12 / (1 << 20)
+COST_COLUMN_MB = LARGE * PACKED.itemsize / (1 << 20)
 
 
 def test_planning_holds_no_column_in_memory(tmp_path: Path) -> None:
@@ -33,9 +44,9 @@ def test_a_synthetic_index_is_one_that_opens_and_says_what_was_written(tmp_path:
     assert list(write_imaginary_tables(tmp_path, shards, 1000)) == [334, 668, 1000]
     with open_imaginary_index(tmp_path, shards) as index:
         costs = index.costs(np.arange(1000))
-        assert (index.samples, index.pool_size("image")) == (1000, int((costs.crops > 0).sum()))
+        assert (index.samples, index.pool_size("image")) == (1000, int((costs.units > 0).sum()))
         images = index.pool_ids("image", np.arange(index.pool_size("image")))
-        assert (images == np.flatnonzero(costs.crops)).all()
+        assert (images == np.flatnonzero(costs.units)).all()
 
 
 def test_every_entry_of_an_aliased_index_is_a_sample_that_can_be_read(tmp_path: Path) -> None:
@@ -53,3 +64,55 @@ def test_every_entry_of_an_aliased_index_is_a_sample_that_can_be_read(tmp_path: 
             assert {row.status for row in rows} == {"ok"}
     finally:
         dataset.close()
+
+
+@pytest.mark.parametrize("kind", ["plain", "cut"])
+def test_the_ceiling_and_the_usual_loader_make_the_crops_that_a_batch_holds(tmp_path: Path, kind: Kind) -> None:
+    """Bit for bit those of an assembled batch with our kernels; the usual ones make as many, in floats, and near."""
+    samples = [
+        (f"{n:06}", {"jpg": picture(*size, n), "json": chat(("<|image|>What?", f"Owl {n}."))})
+        for n, size in enumerate([(500, 375), (375, 500), (640, 200)])
+    ]
+    write_shard(tmp_path / "photographs-00.tar", samples)
+    workload = Workload(kind, tmp_path, small_tokenizer(tmp_path / "tokenizer.json"))
+    served = reopen(tmp_path, shards=("photographs-*.tar",), global_batch_size=4, max_length=4096, **workload.vision)
+    made = run_at(served, 0)
+    served.close()
+    crops = {row.key: made.crops(number) for number, row in enumerate(made.rows) if row.key}
+    ceiling._load(workload)
+    (decoding,) = ceiling._here
+    assert decoding.run(0, True) == workload.rows
+    ours, usual = recipe_of(workload, "ours"), recipe_of(workload, "usual")
+    for number, (key, sample) in enumerate(samples):
+        expected = crops[key]
+        assert len(expected) > 1 or kind == "plain"
+        assert np.array_equal(decoding.memory[0, number, : len(expected)], expected)
+        assert np.array_equal(ours.row(sample).crops.numpy(), expected)
+        floats = usual.row(sample).crops.numpy()
+        assert (floats.dtype, floats.shape) == (np.float32, expected.shape)
+        assert np.abs((floats + 1) / 2 * 255 - expected).mean() < 2
+    batch = usual.batch([usual.row(sample) for _, sample in samples])
+    assert batch["pixel_values"].shape == (sum(map(len, crops.values())), 3, IMAGE_SIZE, IMAGE_SIZE)
+    assert batch["media_offset"][-1, -1].tolist() == [
+        len(batch["pixel_values"]) - len(expected),
+        len(batch["pixel_values"]),
+    ]
+    ceiling._here.clear()
+
+
+def test_tables_of_imagined_samples_agree_with_themselves() -> None:
+    """Pools, their ids and the costs behind them: every sample is in the pool of the towers that it calls."""
+    drawn = DrawnTable(as_rows(SyntheticTable(500).costs(np.arange(500) * 7 % 500).sizes()))
+    tables: list[Table] = [SyntheticTable(1000), drawn]
+    for table in tables:
+        seen = []
+        for pool in TOWER_POOLS:
+            ids = table.pool_ids(pool, np.arange(table.pool_size(pool)))
+            assert table.costs(ids).in_pool(pool).all()
+            assert table.pool_counts_by_shard(pool).sum() == len(ids)
+            seen += ids.tolist()
+        assert sorted(seen) == list(range(table.pool_size("all")))
+        assert 0 < table.pool_size("text") < table.pool_size("image")
+    costs = drawn.costs(np.arange(500))
+    assert (costs.vision_tokens % 729 == 0).all()
+    assert costs.vision_tokens.max() == 6 * 729

@@ -66,21 +66,21 @@ def epoch_of(server: ServerProcess) -> list[BatchHeader]:
 
 
 def test_the_counters_say_what_was_sent(counted: ServerProcess) -> None:
-    """Batches, bytes, rows by status, crops, tokens, checked rows and skipped samples, against the frames."""
+    """Batches, bytes, rows by status, units, tokens, checked rows and skipped samples, against the frames."""
     headers = epoch_of(counted)
     statuses = Counter(row.status for header in headers for row in header.rows)
     assert statuses["masked"] + statuses["repeated"] >= 1
     for status in ("ok", "filler", "masked", "repeated"):
         assert value(counted, "owl_stream_rows_total", dataset="train", status=status) == statuses[status]
     assert value(counted, "owl_stream_batches_total", dataset="train") == len(headers)
-    assert value(counted, "owl_stream_crops_total", dataset="train") == sum(header.crops for header in headers)
+    assert value(counted, "owl_stream_units_total", dataset="train") == sum(header.units for header in headers)
     assert value(counted, "owl_stream_tokens_total", kind="attended") == sum(h.attended_tokens for h in headers)
     cells = sum(t.shape[0] * t.shape[1] for h in headers for t in h.tensors if t.name == "input_ids")
     assert value(counted, "owl_stream_tokens_total") == cells
     rows = sum(len(header.rows) for header in headers)
-    images, texts = (value(counted, "owl_stream_checked_rows_total", kind=kind) for kind in ("image", "text"))
+    images, texts = (value(counted, "owl_stream_checked_rows_total", kind=kind) for kind in ("media", "text"))
     assert images + texts == rows
-    assert 0 < value(counted, "owl_stream_checked_rows_total", kind="query") == images < statuses["ok"]
+    assert 0 < images < statuses["ok"]
     assert value(counted, "owl_stream_skipped_samples_total", dataset="train") == 1
     assert value(counted, "owl_stream_contract_violations_total") == 0
     assert 0 < value(counted, "owl_stream_sent_bytes_total") < len(counted.epoch)  # type: ignore[attr-defined]
@@ -300,7 +300,7 @@ def test_the_bottleneck_is_named_while_streams_wait_for_the_server(counted: Serv
     assert value(counted, "owl_stream_bottleneck") == 0
 
 
-def test_the_crop_cache_counts_what_it_found(tmp_path: Path) -> None:
+def test_the_pixel_cache_counts_what_it_found(tmp_path: Path) -> None:
     """A second server over the same directory decodes nothing: every row with images is a hit, the bytes are equal."""
     config = small_dataset(tmp_path, server={"workers": 2, "cache": {"dir": "crops"}})
     epochs = []
@@ -308,7 +308,7 @@ def test_the_crop_cache_counts_what_it_found(tmp_path: Path) -> None:
         with ServerProcess(config) as server:
             epochs.append(get(server.url + STREAM).body)
             found = {
-                outcome: value(server, "owl_stream_crop_cache_lookups_total", dataset="train", outcome=outcome)
+                outcome: value(server, "owl_stream_cache_lookups_total", dataset="train", outcome=outcome)
                 for outcome in expected
             }
             assert found == expected

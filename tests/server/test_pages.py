@@ -9,6 +9,7 @@ import pytest
 
 from owl_stream.server.pages.files import STATIC
 from owl_stream.server.pages.history import KEPT, History, Sample
+from owl_stream.wire import BatchHeader, parse_frames, read_look, tensor_views
 from tests.support.http import get
 from tests.support.server import ServerProcess
 
@@ -49,12 +50,23 @@ def test_a_file_that_a_browser_has_is_not_sent_again(server: ServerProcess) -> N
     assert get(f"{server.url}/static/base.css", {"If-None-Match": '"other"'}).body == first.body
 
 
-def test_the_inspector_gets_the_bytes_that_a_trainer_gets(server: ServerProcess) -> None:
-    """The page's route and the data route answer with the same frame."""
-    place = "train/batches/0/3/1?rank=1&world_size=2&micro_batch_size=1"
-    frame = get(f"{server.url}/v1/datasets/{place}").body
-    assert get(f"{server.url}/pages/datasets/{place}").body == frame
-    assert len(frame) > 100
+def test_the_inspector_gets_the_batch_that_a_trainer_gets(server: ServerProcess) -> None:
+    """The page's route and the data route tell the same, and it is what the frame of that place holds."""
+    place = "0/3/1?rank=1&world_size=2&micro_batch_size=1"
+    told = get(f"{server.url}/v1/datasets/train/looks/{place}").body
+    assert get(f"{server.url}/pages/datasets/train/looks/{place}").body == told
+    look = read_look(told)
+    (frame,) = parse_frames(get(f"{server.url}/v1/datasets/train/batches/{place}").body)
+    assert isinstance(frame.header, BatchHeader)
+    tensors = tensor_views(frame.payload, frame.header.tensors)
+    assert [row.key for row in look.rows] == [row.key for row in frame.header.rows]
+    pictures = [picture.rgb for row in look.rows for picture in row.pictures]
+    assert pictures == [crop.transpose(1, 2, 0).tobytes() for crop in tensors.get("pixel_values", ())]
+    for row, ids, labels in zip(look.rows, tensors["input_ids"], tensors["labels"], strict=True):
+        assert list(row.ids) == ids[: len(row.ids)].tolist()
+        assert len(row.ids) + row.padding == len(ids)
+        learned = {at for begin, end in row.supervised for at in range(begin, end)}
+        assert learned == {at for at, label in enumerate(labels.tolist()) if label != -100}
 
 
 def test_members_are_where_the_tar_has_them(server: ServerProcess) -> None:

@@ -47,7 +47,7 @@ def test_a_dataset_describes_itself(server: ServerProcess) -> None:
     assert plain["totals"]["steps"] == plain["steps_per_epoch"] == 11
     dealt = get(server.url + "/v1/datasets/train?world_size=2&micro_batch_size=1").json
     assert dealt["micros_per_step"] == 2
-    assert dealt["heaviest"]["crops"] >= 2
+    assert dealt["heaviest"]["units"] >= 2
     assert plain["fingerprint"] == dealt["fingerprint"]
 
 

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import replace
 from pathlib import Path
 
 from owl_stream.errors import ConfigError, SampleError
-from owl_stream.shards import Cost, Measure, Sample, read_record
+from owl_stream.shards import Cost, Measure, RowSize, Sample, read_record
 
 
 def conversation_cost(sample: Sample) -> Cost:
-    """Characters for tokens, images for crops."""
+    """Characters for tokens, images for units."""
     record = read_record(sample)
     text = sum(len(message.content) for message in record.messages)
     answers = sum(len(message.content) for message in record.messages if message.role == "assistant")
-    return Cost(text, answers, len(record.images))
+    return Cost(RowSize(text, answers, len(record.images), 10 * len(record.images)))
 
 
 def member_cost(sample: Sample) -> Cost:
-    """Any sample is good: its members, and those that end in jpg as crops."""
-    return Cost(len(sample.members), 1, sum(member.ext.endswith("jpg") for member in sample.members))
+    """Any sample is good: its members, and those that end in jpg as units."""
+    images = sum(member.ext.endswith("jpg") for member in sample.members)
+    return Cost(RowSize(len(sample.members), 1, images, 10 * images))
+
+
+def recorded_cost(sample: Sample) -> Cost:
+    """The numbers of a `RowSize`, which the sample's JSON member lists."""
+    (member,) = sample.members
+    return Cost(RowSize(*json.loads(bytes(member.data))))
 
 
 def _refuse_odd(sample: Sample) -> Cost:
@@ -50,6 +58,11 @@ def conversations() -> Measure:
 def members() -> Measure:
     """A factory."""
     return member_cost
+
+
+def as_recorded() -> Measure:
+    """A factory of a measure that takes a sample's word for its size."""
+    return recorded_cost
 
 
 def even_only() -> Measure:

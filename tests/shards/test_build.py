@@ -83,7 +83,7 @@ def test_processes_change_nothing_but_time(tmp_path: Path, processes: int) -> No
     shards_in(tmp_path)
     with build(tmp_path, index_dir=tmp_path / f"i{processes}", processes=processes) as index:
         assert keys(index) == [f"{at:04d}" for at in range(12)]
-        assert index.costs(np.arange(12)).crops.tolist() == [1, 0, 0] * 4
+        assert index.costs(np.arange(12)).units.tolist() == [1, 0, 0] * 4
         with build(tmp_path, index_dir=tmp_path / "other") as inline:
             assert (index.manifest_digest, index.cost_digest) == (inline.manifest_digest, inline.cost_digest)
 
@@ -252,7 +252,7 @@ def test_a_table_of_an_older_shard_is_not_used(tmp_path: Path) -> None:
     build(tmp_path, recipe="two").close()
     with build(tmp_path, recipe="one") as index:
         assert keys(index) == ["0002"]
-        assert index.costs(np.array([0])).crops.tolist() == [0]
+        assert index.costs(np.array([0])).units.tolist() == [0]
 
 
 def test_fault_40_a_rewrite_of_the_same_size_and_time_is_found_when_read(tmp_path: Path) -> None:
@@ -534,7 +534,7 @@ def test_real_shards(shared_data: Path, tmp_path: Path) -> None:
             assert sample.key == names[at]
             document = next(m for m in sample.members if m.ext == "json")
             crops = sum(turn["content"].count("<|image|>") for turn in json.loads(bytes(document.data))["messages"])
-            assert index.costs(np.array([at])).crops.tolist() == [crops]
+            assert index.costs(np.array([at])).units.tolist() == [crops]
 
 
 def test_what_a_killed_process_was_writing_is_removed_once_it_is_old(tmp_path: Path) -> None:

@@ -56,11 +56,12 @@ def make_dataset(directory: Path, samples: Sequence[Sample] | Sequence[Sequence[
 
 
 def reopen(directory: Path, *, index_dir: Path | None = None, **settings: Any) -> Dataset:
-    """Open what `make_dataset` wrote, perhaps with other settings."""
+    """Open what `make_dataset` wrote, perhaps with other settings; `image_size` and `cut` go under `vision`."""
+    vision = {"image_size": 28} | {key: settings.pop(key) for key in ("image_size", "cut") if key in settings}
     defaults: dict[str, Any] = {
         "shards": ("s-*.tar",),
         "tokenizer": "tokenizer.json",
-        "image_size": 28,
+        "vision": vision,
         "max_length": 512,
         "global_batch_size": 4,
         "bucket_window": 1,

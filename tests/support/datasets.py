@@ -52,11 +52,12 @@ def small_dataset(directory: Path, *, samples: int = 40, shards: int = 2, **sett
 
 
 def write_config(directory: Path, *, server: dict[str, Any] | None = None, **settings: Any) -> Path:
-    """Write (again) the configuration of a small dataset."""
+    """Write (again) the configuration of a small dataset; `image_size` and `cut` go under `vision`."""
+    vision = {"image_size": 28} | {key: settings.pop(key) for key in ("image_size", "cut") if key in settings}
     dataset = {
         "shards": ["train-*.tar"],
         "tokenizer": "tokenizer.json",
-        "image_size": 28,
+        "vision": vision,
         "max_length": 512,
         "global_batch_size": 4,
         "bucket_window": 4,

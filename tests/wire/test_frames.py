@@ -25,6 +25,7 @@ from owl_stream.wire import (
     Heartbeat,
     Hello,
     Limits,
+    Normalise,
     PlacedFrame,
     RowInfo,
     SchemaEntry,
@@ -53,8 +54,11 @@ BATCH = BatchHeader(
     attended_tokens=6,
     supervised_tokens=3,
     step_supervised_tokens=12,
-    crops=1,
+    vision_tokens=4,
+    units=1,
+    lengths={"B": 2, "L": 3, "C": 1},
 )
+NORMALISE = Normalise(mean=(0.5, 0.25, 0.5), std=(0.5, 0.5, 0.25), axis=1, repeat=2, flatten=True)
 HELLO = Hello(
     protocol=1,
     server="owl-stream/0",
@@ -69,7 +73,12 @@ HELLO = Hello(
     micro_batch_size=2,
     micros_per_step=1,
     steps_per_epoch=9,
-    schema=(SchemaEntry("input_ids", "int64", ("B", "L")),),
+    schema=(
+        SchemaEntry("input_ids", "int64", ("B", "L"), False, None, None),
+        SchemaEntry("starts", "int64", ("C",), False, None, "starts_lengths"),
+        SchemaEntry("starts_lengths", "int64", ("B",), False, None, None),
+        SchemaEntry("pixel_values", "uint8", ("C", 3, 4, 4), True, NORMALISE, None),
+    ),
 )
 TABLE: list[tuple[Header, bytes]] = [
     (HELLO, b""),

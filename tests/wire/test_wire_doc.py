@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -32,6 +33,7 @@ from owl_stream.wire import (
     Hello,
     MemoryOffer,
     MemoryPlace,
+    Normalise,
     RowInfo,
     SchemaEntry,
     Stats,
@@ -50,10 +52,14 @@ from owl_stream.wire.bounds import (
     MAX_MESSAGE_LENGTH,
     MAX_NAME_LENGTH,
     MAX_NAMED_VALUES,
+    MAX_REPEAT,
     MAX_STEPS,
     MAX_TENSORS,
     MAX_WORLD_SIZE,
+    Channels,
+    Letter,
 )
+from owl_stream.wire.schema import LEAST_STD
 from tests.client.peers import finish_after, serving
 from tests.client.world import World
 from tests.support.patience import PATIENCE_S
@@ -89,7 +95,9 @@ EXAMPLE = BatchHeader(
     attended_tokens=2,
     supervised_tokens=1,
     step_supervised_tokens=300,
-    crops=0,
+    vision_tokens=0,
+    units=0,
+    lengths={"B": 1, "L": 2},
 )
 EXAMPLE_FRAME = pack_frame(EXAMPLE, np.array([[27, 91]], "<i8").tobytes())
 
@@ -148,11 +156,26 @@ def test_every_field_of_every_kind_is_documented(kind: type) -> None:
     assert names == fields + extra
 
 
-@pytest.mark.parametrize("record", [RowInfo, SchemaEntry, Totals])
+@pytest.mark.parametrize("record", [RowInfo, SchemaEntry, Normalise, Totals])
 def test_nested_records_are_documented(record: type) -> None:
-    """Rows, schema entries and totals are named field by field."""
+    """Rows, schema entries, what is made of pixels, and totals are named field by field."""
     for field in dataclasses.fields(record):
         assert f"`{field.name}`" in TEXT
+
+
+def test_every_field_of_a_schema_is_documented() -> None:
+    """The table names exactly the fields of an entry and of its `normalise`, in their order."""
+    cells = re.findall(r"^\| (`.*?) \|", section("schema"), re.MULTILINE)
+    names = [name for cell in cells for name in re.findall(r"`(\w+)`", cell)]
+    fields = [field.name for record in (SchemaEntry, Normalise) for field in dataclasses.fields(record)]
+    assert names == fields
+
+
+def longest(bound: Any) -> int:
+    """How long a text or list that has this type may be."""
+    (limits,) = bound.__metadata__
+    most: int = limits.max_length
+    return most
 
 
 def test_numbers_and_names_are_the_codes() -> None:
@@ -168,10 +191,13 @@ def test_numbers_and_names_are_the_codes() -> None:
         "`world_size`": f"2^{MAX_WORLD_SIZE.bit_length() - 1}",
         "`steps_per_epoch`": f"2^{MAX_STEPS.bit_length() - 1}",
         "entries of `components` and of `values`": f"{MAX_NAMED_VALUES}",
+        "a letter of `dims` and of `lengths`; entries of `lengths`": f"{longest(Letter)} characters; {MAX_TENSORS}",
+        "numbers of `mean` and of `std`; `repeat`": f"{longest(Channels)}; {MAX_REPEAT}",
         "a text": f"{MAX_NAME_LENGTH} characters (an error's `message` {MAX_MESSAGE_LENGTH})",
         "any other count, and the absolute value of any other number": f"2^{MAX_COUNT.bit_length() - 1} (of an epoch",
     }.items():
         assert f"| {what} | {limit}" in section("Limits")
+    assert f"`std` at least 2^{math.frexp(LEAST_STD)[1] - 1} |" in section("schema")
     assert f"a multiple of {ALIGNMENT};" in section("Tensors")
     rows = re.findall(r"^\| (`.*?) \| (\d+) \|$", section("Tensors"), re.MULTILINE)
     assert {name: int(size) for cell, size in rows for name in re.findall(r"`(\w+)`", cell)} == DTYPES

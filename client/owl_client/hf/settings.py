@@ -62,6 +62,6 @@ def check_processes(args: TrainingArguments, accelerator: Any) -> None:
     for name, what in (("sp_enabled", "sequence"), ("cp_enabled", "context")):
         if getattr(parallelism, name, False):
             raise ConfigError(
-                f"parallelism_config: {what} parallelism cuts rows along their length, which media_offset does not "
+                f"parallelism_config: {what} parallelism cuts rows along their length, which the layouts here do not "
                 f"survive; use data, tensor or pipeline parallelism"
             )

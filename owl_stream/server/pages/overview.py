@@ -86,7 +86,7 @@ class Overview:
         if (dataset := entry.dataset) is not None:
             shown |= {
                 "fingerprint": dataset.fingerprint,
-                "layout": dataset.layout,
+                "layout": dataset.layout.name,
                 "samples": dataset.samples,
                 "quarantined": dataset.quarantined,
                 "global_batch_size": dataset.global_batch_size,

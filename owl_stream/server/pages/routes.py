@@ -61,7 +61,7 @@ async def dashboard(request: Request) -> Response:
 
 @router.get("/inspect/{dataset}/{epoch}/{step}/{rank}")
 async def inspector(request: Request) -> Response:
-    """One micro-batch: tokens, crops, offsets, and where each row came from."""
+    """One micro-batch: tokens, pictures, what each token sees, and where each row came from."""
     return send_file("inspect.html", request)
 
 
@@ -98,8 +98,8 @@ async def dataset_facts(name: str, state: State, world_size: Size = 1) -> dict[s
     return {**dataset.describe(), "world_sizes": valid_world_sizes(dataset.global_batch_size), "sizes": sizes}
 
 
-router.get("/pages/datasets/{name}/batches/{epoch}/{step}/{micro}", response_class=Response)(routes.batch)
-"""The inspector shows what the data route serves: the same function, the same bytes."""
+router.get("/pages/datasets/{name}/looks/{epoch}/{step}/{micro}", response_model=dict[str, Any])(routes.look)
+"""The inspector shows what the data route serves: the same function, the same batch."""
 
 
 @router.get("/pages/datasets/{name}/steps/{epoch}/{step}", response_model=dict[str, Any])

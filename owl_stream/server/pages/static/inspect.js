@@ -1,4 +1,4 @@
-/** The inspector: the very frame that a trainer gets for this place, row by row. */
+/** The inspector: the very batch that a trainer gets for this place, row by row. */
 
 import { Batch } from "./batch.js";
 import { Controls, keyHints, onKeys } from "./controls.js";
@@ -8,8 +8,7 @@ import { bytes, count, percent, whole } from "./numbers.js";
 import { Pieces } from "./pieces.js";
 import { Place } from "./place.js";
 import { rowElement } from "./row.js";
-import { binary, dataset, json } from "./server.js";
-import { readFrame } from "./wire.js";
+import { dataset, json } from "./server.js";
 
 const main = document.querySelector("main");
 let at = Place.of(new URL(location.href));
@@ -65,7 +64,7 @@ async function batchElements(facts, signal) {
   const root = dataset(at.dataset);
   const asked = `?rank=${at.rank}&${at.deal}`;
   const place = at;
-  const batch = new Batch(readFrame(await binary(`${root}/batches/${at.epoch}/${at.step}/${at.micro}${asked}`, signal)));
+  const batch = new Batch(await json(`${root}/looks/${at.epoch}/${at.step}/${at.micro}${asked}`, signal));
   await pieces.learn(batch.rows.flatMap((row) => row.ids), signal);
   const step = json(`${root}/steps/${place.epoch}/${place.step}?${place.deal}`, signal);
   step.catch(() => {}); // Whoever shows an origin says what went wrong.
@@ -84,14 +83,15 @@ async function origin(root, place, step, { shard, key }) {
   return { ...rows[found], members };
 }
 
-function summary({ header, rows, length, nbytes }) {
+function summary({ rows, length, nbytes, units, unit, tensors, ...header }) {
   const cells = rows.length * length;
   const facts = [
     ["rows", whole(rows.length)],
     ["tokens", `${whole(header.attended_tokens)} of ${whole(cells)}`],
     ["not padding", percent(header.attended_tokens / cells)],
     ["supervised", `${whole(header.supervised_tokens)} of the step's ${whole(header.step_supervised_tokens)}`],
-    ["crops", whole(header.crops)],
+    [`${unit}s`, whole(units)],
+    ["vision tokens", whole(header.vision_tokens)],
     ["frame", bytes(nbytes)],
   ];
   return element(
@@ -101,7 +101,7 @@ function summary({ header, rows, length, nbytes }) {
   );
 }
 
-function legend({ mostVisible }) {
+function legend({ mostVisible, unit }) {
   const steps = Math.min(mostVisible, 6);
   const levels = Array.from({ length: steps + 1 }, (_, n) => (steps ? Math.round((n * mostVisible) / steps) : 0));
   const swatches = levels.map((visible) =>
@@ -114,10 +114,10 @@ function legend({ mostVisible }) {
   return element(
     "div",
     { class: "legend" },
-    element("span", {}, "A token sees ", element("span", { class: "scale" }, swatches), mostVisible === 1 ? " crop" : " crops"),
+    element("span", {}, "A token sees ", element("span", { class: "scale" }, swatches), mostVisible === 1 ? ` ${unit}` : ` ${unit}s`),
     element("span", {}, element("span", { class: "sample supervised" }, "supervised")),
     element("span", {}, element("span", { class: "sample hatched" }, "padding")),
-    element("span", {}, element("span", { class: "mark" }, "3"), " crop 3 begins"),
+    element("span", {}, element("span", { class: "mark" }, "3"), ` ${unit} 3 begins`),
   );
 }
 

@@ -23,7 +23,7 @@ export function bytes(number) {
 
 export const percent = (share) => `${(100 * share).toFixed(share > 0 && share < 0.1 ? 1 : 0)} %`;
 
-/** "3 crops", "1 crop". */
+/** "3 images", "1 image". */
 export const count = (number, word, words = `${word}s`) => `${whole(number)} ${number === 1 ? word : words}`;
 
 /** "4 h 12 min", "52 s". */

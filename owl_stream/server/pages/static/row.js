@@ -1,4 +1,4 @@
-/** One row of a batch: its tokens and crops, which light each other up, its offsets, and where it came from. */
+/** One row of a batch: its tokens and units, which light each other up, what its tensors say, and where it came from. */
 
 import { element } from "./element.js";
 import { bytes, count, percent, whole } from "./numbers.js";
@@ -6,7 +6,7 @@ import { rove } from "./roving.js";
 
 const STATUS = {
   masked:
-    "This sample was found bad at assembly. Its place is kept: the same tokens, offsets and shape, but grey crops and no " +
+    "This sample was found bad at assembly. Its place is kept: the same tokens and shape, but grey pictures and no " +
     "supervised token, so the loss does not see it.",
   repeated:
     "A good row of this global step, given a second time so that no micro-batch lacks a supervised token. It does not " +
@@ -17,18 +17,18 @@ const STATUS = {
 /** The element of a row. `shown` has {text, whole, of} for each token; `origin` resolves to where the sample lies. */
 export function rowElement(batch, row, shown, origin) {
   const readout = element("p", { class: "readout", role: "status" });
-  const crops = Array.from({ length: row.crops }, (_, n) => cropElement(batch, row, n));
+  const units = row.pictures.map((_, n) => unitElement(batch, row, n));
   const tokens = row.ids.map((_, t) => tokenElement(batch, row, t, shown[t]));
   const strip = stripElement(batch, row);
   const box = element(
     "article",
     { class: "row", id: `row-${row.number}`, "aria-labelledby": `name-${row.number}`, "data-status": row.info.status },
-    heading(row),
+    heading(batch, row),
     explanation(row),
     element(
       "div",
       { class: "body" },
-      cropsElement(row, crops),
+      unitsElement(batch, row, units),
       element(
         "div",
         { class: "reading" },
@@ -40,13 +40,13 @@ export function rowElement(batch, row, shown, origin) {
     ),
     originElement(row, origin),
   );
-  new Lights(row, shown, { box, tokens, crops, strip, readout });
+  new Lights(batch, row, shown, { box, tokens, units, strip, readout });
   return box;
 }
 
-function heading(row) {
+function heading(batch, row) {
   const { shard, key, status } = row.info;
-  const facts = [count(row.tokens, "token"), `${whole(row.supervised)} supervised`, count(row.crops, "crop")];
+  const facts = [count(row.tokens, "token"), `${whole(row.supervised)} supervised`, count(row.units.length, batch.unit)];
   return element(
     "header",
     {},
@@ -70,23 +70,25 @@ function explanation(row) {
   );
 }
 
-function cropElement(batch, row, n) {
-  const crop = row.firstCrop + n;
-  const image = batch.image(crop);
+const capital = (word) => word[0].toUpperCase() + word.slice(1);
+
+function unitElement(batch, row, n) {
+  const unit = row.firstUnit + n;
+  const image = row.image(n);
   const canvas = element("canvas", { width: image.width, height: image.height, "aria-hidden": "true" });
   canvas.getContext("2d").putImageData(image, 0, 0);
   return element(
     "div",
-    { class: "crop", role: "option", "data-crop": crop, "aria-label": `Crop ${crop}, number ${n + 1} of the row` },
+    { class: "unit", role: "option", "data-unit": unit, "aria-label": `${capital(batch.unit)} ${unit}, number ${n + 1} of the row` },
     canvas,
-    element("span", { class: "number" }, String(crop)),
+    element("span", { class: "number" }, String(unit)),
   );
 }
 
-function cropsElement(row, crops) {
-  if (!crops.length) return element("p", { class: "crops none" }, "No images in this row.");
-  const box = element("div", { class: "crops", role: "listbox", "aria-label": `Crops of row ${row.number}` }, crops);
-  rove(box, crops);
+function unitsElement(batch, row, units) {
+  if (!units.length) return element("p", { class: "units none" }, "No images in this row.");
+  const box = element("div", { class: "units", role: "listbox", "aria-label": `${capital(batch.unit)}s of row ${row.number}` }, units);
+  rove(box, units);
   return box;
 }
 
@@ -101,12 +103,11 @@ function tokenElement(batch, row, t, { text, whole: complete, of }) {
     "aria-label": `${of || "nothing"}, token ${t}`,
     vars: { t: batch.mostVisible ? (visible / batch.mostVisible).toFixed(3) : 0 },
   });
-  if (row.starts.includes(t)) made.append(element("span", { class: "mark", "aria-hidden": "true" }, markOf(row, t)));
+  const begins = row.begins(t);
+  if (begins !== null) made.append(element("span", { class: "mark", "aria-hidden": "true" }, String(begins)));
   made.append(...visibleText(text || "·"));
   return made;
 }
-
-const markOf = (row, t) => String(row.firstCrop + row.starts.indexOf(t));
 
 /** Line ends as a sign and a line end. */
 function visibleText(text) {
@@ -122,22 +123,21 @@ function tokensElement(row, tokens) {
   return box;
 }
 
-/** `media_offset` along the row: one part for each stretch of equal entries, as long as it has tokens. */
+/** What the tensors say along the row: one part for each run of tokens of which they say the same. */
 function stripElement(batch, row) {
   const part = (tokens, classes, label, vars, title) =>
     element("span", { class: classes, title, vars: { n: tokens, ...vars } }, element("span", {}, label));
-  const parts = row.stretches.map(({ from, tokens, end, says }) => {
-    const visible = end - row.firstCrop;
-    const scaled = batch.mostVisible ? (visible / batch.mostVisible).toFixed(3) : 0;
-    const where = tokens === 1 ? `token ${from}` : `tokens ${from} to ${from + tokens - 1}`;
-    return part(tokens, visible ? "stretch" : "stretch blind", says, { t: scaled }, `${where}: media_offset ${says}`);
+  const parts = row.stretches.map(({ begin, end, sees, says }) => {
+    const scaled = batch.mostVisible ? (sees / batch.mostVisible).toFixed(3) : 0;
+    const where = end - begin === 1 ? `token ${begin}` : `tokens ${begin} to ${end - 1}`;
+    return part(end - begin, sees ? "stretch" : "stretch blind", says, { t: scaled }, `${where}: ${says}`);
   });
   if (row.padding) parts.push(part(row.padding, "stretch hatched", "", {}, count(row.padding, "padding token")));
   const needle = element("span", { class: "needle", hidden: true });
   return element(
     "div",
     { class: "offsets" },
-    element("span", { class: "label" }, "media_offset"),
+    element("span", { class: "label" }, "the tensors say"),
     element("div", { class: "strip" }, parts, needle),
     element("span", { class: "label end" }, `${whole(batch.length)} tokens with padding`),
   );
@@ -177,14 +177,14 @@ function originText(row, { offset, nbytes, members }) {
   ];
 }
 
-/** What lights up when: a token outlines exactly the crops it sees, a crop the tokens that see it. */
+/** What lights up when: a token outlines exactly the units it sees, a unit the tokens that see it. */
 class Lights {
-  constructor(row, shown, { box, tokens, crops, strip, readout }) {
-    Object.assign(this, { row, shown, box, tokens, crops, readout });
+  constructor({ unit }, row, shown, { box, tokens, units, strip, readout }) {
+    Object.assign(this, { word: unit, row, shown, box, tokens, units, readout });
     this.needle = strip.querySelector(".needle");
     this.stretch = strip.querySelector(".strip");
     this.listen("token", (token) => this.token(Number(token.dataset.token)));
-    this.listen("crop", (crop) => this.crop(Number(crop.dataset.crop)));
+    this.listen("unit", (unit) => this.unit(Number(unit.dataset.unit)));
     this.stretch.addEventListener("pointermove", (event) => this.point(event));
     this.stretch.addEventListener("pointerleave", () => this.off());
     this.off();
@@ -206,25 +206,25 @@ class Lights {
     this.off();
     const focused = this.box.contains(document.activeElement) ? document.activeElement : null;
     if (focused?.dataset.token) this.token(Number(focused.dataset.token));
-    else if (focused?.dataset.crop) this.crop(Number(focused.dataset.crop));
+    else if (focused?.dataset.unit) this.unit(Number(focused.dataset.unit));
   }
 
   off() {
     delete this.box.dataset.lit;
-    for (const item of [...this.tokens, ...this.crops]) item.classList.remove("lit");
+    for (const item of [...this.tokens, ...this.units]) item.classList.remove("lit");
     this.needle.hidden = true;
-    this.readout.textContent = this.row.crops
-      ? "Point at a token to see its crops, or at a crop to see its tokens."
+    this.readout.textContent = this.row.units.length
+      ? `Point at a token to see its ${this.word}s, or at one of these to see its tokens.`
       : "Point at a token to see what it is.";
   }
 
   token(t) {
     this.off();
     const [first, end] = this.row.sees(t);
-    this.box.dataset.lit = "crops";
-    for (const crop of this.crops) {
-      const number = Number(crop.dataset.crop);
-      crop.classList.toggle("lit", number >= first && number < end);
+    this.box.dataset.lit = "units";
+    for (const unit of this.units) {
+      const number = Number(unit.dataset.unit);
+      unit.classList.toggle("lit", number >= first && number < end);
     }
     this.tokens[t].classList.add("lit");
     this.needle.hidden = false;
@@ -234,18 +234,19 @@ class Lights {
 
   say(t, first, end) {
     const { whole: complete, of } = this.shown[t];
-    const sees = end === first ? "sees no crop" : end === first + 1 ? `sees crop ${first}` : `sees crops ${first} to ${end - 1}`;
+    const several = end === first + 1 ? `sees ${this.word} ${first}` : `sees ${this.word}s ${first} to ${end - 1}`;
+    const sees = end === first ? `sees no ${this.word}` : several;
     const facts = [
       ` token ${t}, id ${this.row.ids[t]}`,
       sees,
-      `media_offset ${this.row.offsets.says(t)}`,
+      this.row.says(t),
       this.row.isSupervised(t) ? "supervised" : "not supervised",
     ];
     if (!complete) facts.splice(1, 0, "part of these characters");
     return [element("code", {}, JSON.stringify(of)), facts.join(" · ")];
   }
 
-  crop(number) {
+  unit(number) {
     this.off();
     this.box.dataset.lit = "tokens";
     let seeing = 0;
@@ -255,9 +256,9 @@ class Lights {
       token.classList.toggle("lit", sees);
       seeing += sees ? 1 : 0;
     }
-    this.crops[number - this.row.firstCrop].classList.add("lit");
+    this.units[number - this.row.firstUnit].classList.add("lit");
     const share = this.row.tokens ? percent(seeing / this.row.tokens) : "0 %";
-    this.readout.textContent = `Crop ${number} · seen by ${count(seeing, "token")} of ${whole(this.row.tokens)}, ${share}`;
+    this.readout.textContent = `${capital(this.word)} ${number} · seen by ${count(seeing, "token")} of ${whole(this.row.tokens)}, ${share}`;
   }
 
   point(event) {

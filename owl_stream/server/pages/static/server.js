@@ -4,7 +4,7 @@
 export class Refused extends Error {}
 
 async function ask(path, signal) {
-  const answer = await fetch(path, { signal, headers: { Accept: "application/json, application/x-msgpack" } });
+  const answer = await fetch(path, { signal, headers: { Accept: "application/json" } });
   if (answer.ok) return answer;
   let message = `${answer.status} ${answer.statusText}`;
   try {
@@ -16,8 +16,6 @@ async function ask(path, signal) {
 }
 
 export const json = async (path, signal) => (await ask(path, signal)).json();
-
-export const binary = async (path, signal) => (await ask(path, signal)).arrayBuffer();
 
 /** The root of what the server says of one dataset. */
 export const dataset = (name) => `/pages/datasets/${encodeURIComponent(name)}`;

@@ -43,7 +43,13 @@ async function show() {
 }
 
 function heading(facts, { pool }) {
-  const kind = { image: "rows with images only", text: "rows of text only", all: "rows of both kinds" }[pool];
+  const kind = {
+    image: "rows with images only",
+    video: "rows with videos only",
+    image_video: "rows with images and videos only",
+    text: "rows of text only",
+    all: "rows of all kinds",
+  }[pool];
   return element(
     "div",
     { class: "title" },
@@ -59,7 +65,7 @@ function stepElements({ rows, fillers, supervised_tokens: supervised, deal }) {
   const facts = [
     ["rows", fillers ? `${whole(rows.length)} and ${count(fillers, "filler")}` : whole(rows.length)],
     ["supervised tokens", whole(supervised)],
-    ["crops", whole(rows.reduce((sum, row) => sum + row.crops, 0))],
+    ["vision tokens", whole(rows.reduce((sum, row) => sum + row.vision_tokens, 0))],
     ["not padding", percent(tokens / deal.padded_tokens)],
     ["ranks busy", percent(mean / dearest)],
   ];
@@ -75,7 +81,7 @@ function stepElements({ rows, fillers, supervised_tokens: supervised, deal }) {
   ];
 }
 
-/** A bar per rank, made of its micro-batches, each of its text's and its crops' cost. */
+/** A bar per rank, made of its micro-batches, each of its text's and its pictures' cost. */
 function bars(rows, deal, dearest, mean) {
   const ranks = deal.rank_costs.map((cost, rank) =>
     element(
@@ -86,7 +92,7 @@ function bars(rows, deal, dearest, mean) {
       element("span", { class: "cost" }, whole(cost), cost === dearest && element("span", { class: "tag" }, "dearest")),
     ),
   );
-  const { text_token: text, crop } = deal.weights;
+  const { text_token: text, vision_token: vision } = deal.weights;
   return element(
     "section",
     { class: "card ranks", "aria-labelledby": "costs" },
@@ -94,14 +100,14 @@ function bars(rows, deal, dearest, mean) {
     element(
       "p",
       { class: "muted" },
-      `A token of text, padding included, costs ${whole(text)}, a crop ${whole(crop)}. All ranks wait for the dearest; the line is the mean.`,
+      `A token of text, padding included, costs ${whole(text)}, a vision token ${whole(vision)}. All ranks wait for the dearest; the line is the mean.`,
     ),
     element("ul", { class: "bars", vars: { mean: mean / dearest } }, ranks),
     element(
       "div",
       { class: "legend" },
       element("span", {}, element("span", { class: "dot text" }), " text"),
-      element("span", {}, element("span", { class: "dot vision" }), " crops"),
+      element("span", {}, element("span", { class: "dot vision" }), " pictures"),
     ),
   );
 }
@@ -109,9 +115,9 @@ function bars(rows, deal, dearest, mean) {
 function micros(rows, deal, rank) {
   return deal.rows[rank].map((places, micro) => {
     const cost = deal.micro_costs[rank][micro];
-    const crops = places.reduce((sum, place) => sum + (place < 0 ? 0 : rows[place].crops), 0);
-    const vision = Math.min(1, (crops * deal.weights.crop) / Math.max(cost, 1));
-    const says = `Rank ${rank}, micro-batch ${micro}: cost ${whole(cost)}, ${count(crops, "crop")}`;
+    const tokens = places.reduce((sum, place) => sum + (place < 0 ? 0 : rows[place].vision_tokens), 0);
+    const vision = Math.min(1, (tokens * deal.weights.vision_token) / Math.max(cost, 1));
+    const says = `Rank ${rank}, micro-batch ${micro}: cost ${whole(cost)}, ${count(tokens, "vision token")}`;
     return element("a", {
       class: "micro", href: at.with({ rank, micro }).href, title: says, "aria-label": says, vars: { n: cost, vision },
     });
@@ -135,10 +141,10 @@ function listing(rows, deal) {
       cell("shard", element("code", {}, row.shard), ` @ ${whole(row.offset)}`),
       cell("tokens", whole(row.text_tokens)),
       cell("supervised", whole(row.supervised_tokens)),
-      cell("crops", whole(row.crops)),
+      cell("units", whole(row.units)),
     );
   });
-  const heads = ["rank / micro", "key", "shard @ byte", "tokens", "supervised", "crops"];
+  const heads = ["rank / micro", "key", "shard @ byte", "tokens", "supervised", "units"];
   return element(
     "section",
     { class: "card", "aria-labelledby": "samples" },

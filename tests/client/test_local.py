@@ -1,0 +1,72 @@
+"""`OwlStreamDataset.local`: batches of a configuration with no server to start, by one that ends with the trainer."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from owl_client import OwlStreamDataset
+from owl_stream.errors import ConfigError
+from tests.client.peers import NO_WAIT
+from tests.support.datasets import small_dataset
+from tests.support.patience import PATIENCE_S
+from tests.support.server import ROOT, ServerProcess
+
+
+def test_its_batches_are_those_of_a_server(tmp_path: Path) -> None:
+    """The same tensors and states, and it can be left and gone on with."""
+    config = small_dataset(tmp_path, samples=16, server={"workers": 1})
+    with ServerProcess(config) as server:
+        served = list(OwlStreamDataset(server.url, backoff=NO_WAIT))
+    dataset = OwlStreamDataset.local(config, backoff=NO_WAIT)
+    local = list(dataset)
+    assert [batch.meta.state for batch in local] == [batch.meta.state for batch in served]
+    assert all(torch.equal(mine["input_ids"], theirs["input_ids"]) for mine, theirs in zip(local, served, strict=True))
+    again = OwlStreamDataset.local(config, backoff=NO_WAIT)
+    again.load_state_dict(served[1].meta.state)
+    assert next(iter(again)).meta.state == served[2].meta.state
+
+
+def test_what_cannot_be_served_is_a_configuration_error(tmp_path: Path) -> None:
+    """In the server's own words."""
+    with pytest.raises(ConfigError, match="expected a configuration file"):
+        OwlStreamDataset.local(tmp_path / "nothing.yaml")
+    config = small_dataset(tmp_path, samples=4)
+    config.write_text(config.read_text().replace("train-*.tar", "gone-*.tar"))
+    with pytest.raises(ConfigError, match=r"(?s)exit code 2: .*gone-\*\.tar"):
+        OwlStreamDataset.local(config)
+
+
+_TRAINER = """
+import os, sys
+from owl_client import OwlStreamDataset
+dataset = OwlStreamDataset.local(sys.argv[1])
+batches = iter(dataset)
+next(batches)
+print(os.getpid(), flush=True)
+sys.stdin.read()
+"""
+
+
+def test_it_ends_with_a_trainer_that_is_killed(tmp_path: Path) -> None:
+    """SIGKILL leaves no time to say goodbye: neither server nor workers stay."""
+    config = small_dataset(tmp_path, samples=8, server={"workers": 1})
+    environ = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT}/client"}
+    with subprocess.Popen(
+        [sys.executable, "-c", _TRAINER, str(config)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environ
+    ) as trainer:
+        assert trainer.stdout is not None
+        assert int(trainer.stdout.readline()) == trainer.pid
+        family = psutil.Process(trainer.pid).children(recursive=True)
+        assert len(family) >= 2
+        trainer.send_signal(signal.SIGKILL)
+        trainer.wait()
+    _, alive = psutil.wait_procs(family, timeout=PATIENCE_S)
+    assert not alive

@@ -1,0 +1,135 @@
+"""A layout of one's own: the example is installed as a package, found by its name, and served."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers as hf
+import yaml
+from tokenizers import AddedToken
+
+from owl_client import OwlStreamDataset
+from owl_stream.config import DatasetConfig
+from owl_stream.errors import ConfigError
+from owl_stream.layouts import get_layout, settle_recipe
+from tests.client.peers import NO_WAIT
+from tests.support.families import TEMPLATES, as_parts, opened
+from tests.support.server import ROOT, ServerProcess
+from tests.support.tars import picture, write_shard
+from tests.support.tokenizer import small_tokenizer
+
+EXAMPLE = ROOT / "examples" / "llava_layout"
+SIDE = 56
+
+
+def _model(directory: Path) -> Any:
+    """LLaVA-1.5 as it lies on a disk, small; returns its processor."""
+    directory.mkdir()
+    tokenizer = hf.PreTrainedTokenizerFast(
+        tokenizer_file=str(small_tokenizer(directory / "tokenizer.json")),
+        pad_token="<|endoftext|>",
+        padding_side="right",
+    )
+    tokenizer.add_tokens([AddedToken("<image>", special=True)], special_tokens=True)
+    images = hf.CLIPImageProcessorPil(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE})
+    processor = hf.LlavaProcessor(
+        image_processor=images,
+        tokenizer=tokenizer,
+        patch_size=14,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+    )
+    processor.save_pretrained(directory)
+    config = hf.LlavaConfig(
+        vision_config={"model_type": "clip_vision_model", "image_size": SIDE, "patch_size": 14},
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+    )
+    config.save_pretrained(directory)
+    (directory / "chat_template.jinja").write_text((TEMPLATES / "llava.jinja").read_text())
+    return processor
+
+
+def test_the_example_is_installed_found_and_served(tmp_path: Path) -> None:
+    """By its entry point, in the server and its workers; its batches are what LLaVA's own processor makes."""
+    site = tmp_path / "site"
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--target"]
+    subprocess.run([*install, str(site), str(EXAMPLE)], check=True)
+    processor = _model(tmp_path / "model")
+    samples = {}
+    members = []
+    for number, size in enumerate([(120, 80), (80, 120), (56, 56), (300, 60)]):
+        data = picture(*size, number)
+        messages = [
+            {"role": "user", "content": f"<|image|>What is number {number}?"},
+            {"role": "assistant", "content": f"An owl, {number}."},
+        ]
+        members.append((f"s{number}", {"json": json.dumps({"messages": messages}).encode(), "jpg": data}))
+        samples[f"s{number}"] = (messages, data)
+    write_shard(tmp_path / "a.tar", members)
+    dataset = {"shards": ["a.tar"], "model": "model", "layout": "llava", "resize": "pillow", "global_batch_size": 4}
+    path = tmp_path / "owl.yaml"
+    path.write_text(yaml.safe_dump({"datasets": {"train": dataset}, "server": {"workers": 1}}))
+    with ServerProcess(path, env={"PYTHONPATH": f"{ROOT}:{site}"}) as server:
+        (batch,) = OwlStreamDataset(server.url, "train", backoff=NO_WAIT)
+    rows = [samples[row.key] for row in batch.meta.rows]
+    template = (TEMPLATES / "llava.jinja").read_text()
+    texts = [
+        processor.tokenizer.apply_chat_template(_lists(messages), chat_template=template, tokenize=False)
+        for messages, _ in rows
+    ]
+    expected = processor(
+        text=texts, images=[opened(data) for _, data in rows], padding=True, padding_side="right", return_tensors="pt"
+    )
+    assert set(expected) == set(batch) - {"labels"}
+    for name in ("input_ids", "attention_mask"):
+        assert torch.equal(batch[name], expected[name])
+    assert (batch["pixel_values"] - expected["pixel_values"]).abs().max() <= 1e-6
+    learned = processor.tokenizer.decode(batch["labels"][0][batch["labels"][0] != -100])
+    assert learned.strip() == rows[0][0][1]["content"]
+
+
+def _lists(messages: list[dict[str, str]]) -> list[dict[str, Any]]:
+    """All contents as lists of parts, which is all that LLaVA's template takes."""
+    turns = as_parts(messages)
+    return [
+        {**turn, "content": [{"type": "text", "text": turn["content"]}]} if isinstance(turn["content"], str) else turn
+        for turn in turns
+    ]
+
+
+def test_a_module_and_class_name_a_layout_and_its_source_is_in_the_fingerprint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`layout: MODULE:CLASS` needs no package; another source is another recipe."""
+    monkeypatch.syspath_prepend(tmp_path)
+    source = (EXAMPLE / "llava_layout.py").read_text()
+    (tmp_path / "my_llava.py").write_text(source)
+    _model(tmp_path / "model")
+    config = DatasetConfig(shards=("a.tar",), model="model", layout="my_llava:LlavaLayout")
+    recipe = settle_recipe(config, tmp_path)
+    assert recipe.make_layout().name == "llava"
+    assert len(recipe.source) == 32
+    (tmp_path / "my_llava.py").write_text(source + "# changed\n")
+    assert settle_recipe(config, tmp_path).source != recipe.source
+    assert settle_recipe(DatasetConfig(shards=("a.tar",), tokenizer="t.json")).source == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("no_such_module:Layout", "no_such_module:Layout: cannot be imported: ModuleNotFoundError"),
+        ("json:JSONDecoder", "json:JSONDecoder: expected a layout class, which has `name`"),
+        ("json:Nothing", "cannot be imported: AttributeError"),
+        ("llama", r"expected owl3-240728, .*, or MODULE:CLASS, got 'llama'"),
+    ],
+)
+def test_what_is_no_layout_is_refused(name: str, message: str) -> None:
+    """The message says why, and what there is."""
+    with pytest.raises(ConfigError, match=message):
+        get_layout(name)
