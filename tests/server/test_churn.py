@@ -151,6 +151,7 @@ def until_no_stream_is_open(server: ServerProcess) -> None:
         pass
 
 
+@pytest.mark.long
 def test_fault_125_two_thousand_streams_that_end_inside_a_frame_leave_nothing(churned: ServerProcess) -> None:
     """Readers that close, reset or half-close their connection, or leave shared memory, or stall and are dropped."""
     chance = random.Random(15)

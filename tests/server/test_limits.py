@@ -242,6 +242,7 @@ def test_an_idle_connection_goes_before_one_that_still_has_to_read() -> None:
     assert (reading.dropped, idle.dropped) == (False, True)
 
 
+@pytest.mark.long
 def test_fault_129_who_asks_again_and_reads_nothing_is_dropped(tmp_path: Path) -> None:
     """The second answer on a connection waits for room behind the first, and not for ever."""
     path = "/v1/datasets/train/plan?count=100"

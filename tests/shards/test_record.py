@@ -237,7 +237,10 @@ def test_fault_73_missing_and_misspelt_fields(document: object, expected: str) -
     [
         ({"messages": {}}, "`messages`: expected a list, got an object"),
         ({"messages": ["a"]}, "messages[0]: expected an object, got a string"),
-        ({"messages": [{"role": "user", "content": [1]}]}, "messages[0].content: expected a string, got a list"),
+        (
+            {"messages": [{"role": "user", "content": [1]}]},
+            "messages[0].content[0]: expected an object with `type`, got a number",
+        ),
         ({"messages": [{"role": 1, "content": ""}]}, "messages[0].role: expected a string, got a number"),
     ],
 )
