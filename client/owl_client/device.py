@@ -99,7 +99,7 @@ def _scale_and_shift(how: Normalise) -> tuple[list[float], list[float]]:
 def _finish_on_cpu(raw: NDArray[np.uint8], dtype: torch.dtype, how: Normalise) -> torch.Tensor:
     """By blocks of whole pictures or parts of them, which stay in a cache."""
     shape = [*raw.shape[: how.axis + 1], *([how.repeat] if how.repeat > 1 else []), *raw.shape[how.axis + 1 :]]
-    out = torch.empty([shape[0], math.prod(shape[1:])] if how.flatten else shape, dtype=dtype, device="cpu")
+    out = _fresh([shape[0], math.prod(shape[1:])] if how.flatten else shape, dtype)
     outer, channels, inner = math.prod(raw.shape[: how.axis]), raw.shape[how.axis], math.prod(raw.shape[how.axis + 1 :])
     scale, shift = (np.array(each, np.float32) for each in _scale_and_shift(how))
     if how.repeat == 1 and len({*zip(scale.tolist(), shift.tolist(), strict=True)}) == 1:
@@ -113,6 +113,11 @@ def _finish_on_cpu(raw: NDArray[np.uint8], dtype: torch.dtype, how: Normalise) -
         one, target = parts[place, channel].reshape(-1, 1, 1), targets[place, channel].T[:, None, :, None]
         _normalise_blocks(one, target, scale[channel : channel + 1], shift[channel : channel + 1])
     return out
+
+
+def _fresh(shape: list[int], dtype: torch.dtype) -> torch.Tensor:
+    """Memory by numpy, which asks for huge pages: torch's own costs more to be touched first than to be filled."""
+    return torch.from_numpy(np.empty(shape, f"i{dtype.itemsize}")).view(dtype)
 
 
 def _normalise_blocks(
