@@ -45,7 +45,8 @@ class LocalServer:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env={**os.environ, _TOKEN_VARIABLE: self.token},
-            text=True,
+            encoding="utf-8",
+            errors="backslashreplace",
         )
         threading.Thread(target=self._listen, daemon=True, name="log of the local server").start()
         try:

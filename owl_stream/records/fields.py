@@ -41,8 +41,8 @@ FILE_NAMES = ("file_name", "filename")
 """Of a picture, where folders of images keep their metadata; of anything else, harmless."""
 
 _PAIR = "it belongs to a preference pair, and pairs are not built: write one record per answer that is to be learned"
-_TOOLS = "mPLUG-Owl3 has no form for tools: write what is to be learned as plain turns"
-_THINKING = "mPLUG-Owl3 has no form for thinking: write it into the answer's text, or remove the field"
+_TOOLS = "no layout takes tools yet: write what is to be learned as plain turns"
+_THINKING = "no layout takes thinking yet: write it into the answer's text, or remove the field"
 _AUDIO = "audio is not read: remove it, and its markers"
 _VIDEO_FILE = 'video files are not read: extract frames as images, and list them as `"videos": [["0.jpg", "1.jpg"]]`'
 _MASK = 'labels are made from turns: write `"loss": false` on each answer that is not to be learned'

@@ -13,7 +13,7 @@ from owl_stream.assemble import Dataset
 from owl_stream.engine import Coordinate
 from owl_stream.errors import DrainingError, ProtocolVersionError, RequestError, StateMismatchError
 from owl_stream.plan import check_cursor, check_deal
-from owl_stream.server.answer import STREAM_HEADERS, Look, SingleFrame
+from owl_stream.server.answer import STREAM_HEADERS, Answer, Look, SingleFrame
 from owl_stream.server.delivery import Delivery
 from owl_stream.server.framing import only_head
 from owl_stream.server.gate import reader_of
@@ -126,14 +126,14 @@ async def stream(
     reader = reader_of(request)
     state.streams.check(reader)
     if only_head(request):
-        return _without_body()
+        return _without_body(MEDIA_TYPE)
     journey = Journey(dataset, rank, world_size, size, micros, cursor, epochs, stride)
     return Delivery(journey, state, reader, read_report(owl_client_stats), MemoryOffer.from_header(owl_memory))
 
 
-def _without_body() -> Response:
-    """The answer to a HEAD of frames: how many bytes they have is known only once they are made."""
-    answer = Response(media_type=MEDIA_TYPE, headers=STREAM_HEADERS)
+def _without_body(media_type: str) -> Response:
+    """The answer to a HEAD of batches: how many bytes they have is known only once they are made."""
+    answer = Response(media_type=media_type, headers=STREAM_HEADERS)
     del answer.headers["content-length"]
     return answer
 
@@ -154,59 +154,53 @@ def _check_place(dataset: Dataset, rank: int, world_size: int, micro_batch_size:
     return micros
 
 
-@router.get(
-    "/{name}/batches/{epoch}/{step}/{micro}",
-    responses={
-        **REFUSALS,
-        200: {"content": {MEDIA_TYPE: {}}, "description": "One frame"},
-        429: {"model": Refusal, "description": "Too many streams; Retry-After says when to ask again"},
-    },
-    response_class=Response,
-)
-async def batch(
+async def _coordinate(
     name: str,
     epoch: int,
     step: int,
     micro: int,
-    request: Request,
     state: State,
     rank: Number = 0,
     world_size: Size = 1,
     micro_batch_size: Size | None = None,
-) -> Response:
-    """One micro-batch: the same bytes as in a stream. It takes a stream's place for as long as it is sent."""
+) -> tuple[Dataset, Coordinate]:
+    """The micro-batch that a request names."""
     dataset = state.catalogue.get(name)
     size = _micro_batch_size(dataset, world_size, micro_batch_size)
-    at = Coordinate(epoch, step, micro, rank, world_size, size)
-    if only_head(request):
-        await dataset.describing.run(f"looking for {at} of {name}", dataset.job, *at)
-        return _without_body()
-    return SingleFrame(state, dataset, at, reader_of(request), {})
+    return dataset, Coordinate(epoch, step, micro, rank, world_size, size)
+
+
+Place = Annotated[tuple[Dataset, Coordinate], Depends(_coordinate)]
+ONE_BATCH: dict[int | str, dict[str, Any]] = {
+    **REFUSALS,
+    429: {"model": Refusal, "description": "Too many streams; Retry-After says when to ask again"},
+}
 
 
 @router.get(
-    "/{name}/looks/{epoch}/{step}/{micro}",
-    responses={
-        **REFUSALS,
-        429: {"model": Refusal, "description": "Too many streams; Retry-After says when to ask again"},
-    },
-    response_model=dict[str, Any],
+    "/{name}/batches/{epoch}/{step}/{micro}",
+    responses={**ONE_BATCH, 200: {"content": {MEDIA_TYPE: {}}, "description": "One frame"}},
+    response_class=Response,
 )
-async def look(
-    name: str,
-    epoch: int,
-    step: int,
-    micro: int,
-    request: Request,
-    state: State,
-    rank: Number = 0,
-    world_size: Size = 1,
-    micro_batch_size: Size | None = None,
-) -> Response:
+async def batch(request: Request, state: State, place: Place) -> Response:
+    """One micro-batch: the same bytes as in a stream. It takes a stream's place for as long as it is sent."""
+    return await _one_batch(SingleFrame, request, state, place)
+
+
+@router.get("/{name}/looks/{epoch}/{step}/{micro}", responses=ONE_BATCH, response_model=dict[str, Any])
+async def look(request: Request, state: State, place: Place) -> Response:
     """One micro-batch for people: its tokens, what each of them sees, and pictures. Takes a stream's place."""
-    dataset = state.catalogue.get(name)
-    at = Coordinate(epoch, step, micro, rank, world_size, _micro_batch_size(dataset, world_size, micro_batch_size))
-    return Look(state, dataset, at, reader_of(request), {})
+    return await _one_batch(Look, request, state, place)
+
+
+async def _one_batch(
+    answer: type[Answer], request: Request, state: ServerState, place: tuple[Dataset, Coordinate]
+) -> Response:
+    dataset, at = place
+    if only_head(request):
+        await dataset.describing.run(f"looking for {at} of {dataset.name}", dataset.job, *at)
+        return _without_body(answer.media_type)
+    return answer(state, dataset, at, reader_of(request), {})
 
 
 @router.get("/{name}/plan", responses=REFUSALS, response_model=dict[str, Any])

@@ -31,6 +31,8 @@ ROUTES = [
     "/v1/datasets/train/quarantine",
     "/v1/datasets/train/batches/0/0/0",
     "/v1/datasets/train/batches/0/99999/0",
+    "/v1/datasets/train/looks/0/0/0",
+    "/v1/datasets/train/looks/0/99999/0",
     "/v1/datasets/train/stream",
     "/v1/datasets/train/stream?rank=7",
     "/v1/datasets/train/stream?fingerprint=other",
@@ -66,7 +68,7 @@ def test_head_is_answered_as_get_without_a_body(server: ServerProcess, target: s
         assert head_headers["content-length"] == headers["content-length"]
 
 
-@pytest.mark.parametrize("target", ["/v1/datasets/train/stream", "/v1/datasets/train/batches/0/1/0"])
+@pytest.mark.parametrize("target", ["stream", "batches/0/1/0", "looks/0/1/0"])
 def test_a_head_assembles_nothing(server: ServerProcess, target: str) -> None:
     """No stream begins and no frame is made."""
 
@@ -77,7 +79,7 @@ def test_a_head_assembles_nothing(server: ServerProcess, target: str) -> None:
 
     before = made()
     assert before
-    assert ask(server, "HEAD", target)[0] == 200
+    assert ask(server, "HEAD", f"/v1/datasets/train/{target}")[0] == 200
     assert made() == before
 
 
