@@ -93,14 +93,15 @@ def churned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]
 
 
 class OverSocket:
-    """A reader of a stream of many epochs from `epoch` on, over a plain connection or TLS."""
+    """A reader of `target`, or of a stream of many epochs from `epoch` on, over a plain connection or TLS."""
 
-    def __init__(self, url: str, epoch: int, tls: Tls | None = None) -> None:
+    def __init__(self, url: str, epoch: int, tls: Tls | None = None, target: str = "") -> None:
         self._sock = connect(url)
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
         if tls is not None:
             self._sock = tls.context().wrap_socket(self._sock, server_hostname="127.0.0.1")
-        self._sock.sendall(f"GET {STREAM}?epoch={epoch}&epochs=1000 HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        target = target or f"{STREAM}?epoch={epoch}&epochs=1000"
+        self._sock.sendall(f"GET {target} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
 
     def take(self, nbytes: int) -> None:
         """Read so many bytes, fewer where the connection ends."""
@@ -177,6 +178,20 @@ def test_fault_125_readers_that_stall_over_a_socket(churned: ServerProcess) -> N
         until_no_stream_is_open(churned)  # it drops them
         leave_all(readers, random.Random(round_))
         assert_all_is_back(quiet(churned), before)
+
+
+def test_fault_125_looks_that_nobody_reads(churned: ServerProcess) -> None:
+    """Some people leave before the batch is assembled, some inside the answer, and some stall."""
+    before = quiet(churned)
+    for round_ in range(3):
+        targets = [f"/v1/datasets/train/looks/{6 * round_ + n}/0/0" for n in range(6)]
+        readers = [OverSocket(churned.url, 0, target=target) for target in targets]
+        leave_all(readers[:2], random.Random(round_), most=2)
+        if round_ == 0:
+            until_no_stream_is_open(churned)  # it drops the others
+        leave_all(readers[2:], random.Random(round_))
+        until_no_stream_is_open(churned)
+    assert_all_is_back(quiet(churned), before)
 
 
 def test_fault_125_readers_that_stall_or_vanish_over_tls(tmp_path: Path, secure: Secure) -> None:
