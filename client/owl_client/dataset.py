@@ -177,7 +177,8 @@ class OwlStreamDataset(IterableDataset[Batch]):
     def local(cls, config: str | Path, dataset: str = "train", **options: Any) -> OwlStreamDataset:
         """Batches of a configuration file, by a server that is started beside the trainer and ends with it.
 
-        The same plan, workers, state and batches as from a server that somebody else runs, on this machine alone.
+        The same plan, workers, state and batches as from a server that somebody else runs, on this machine alone: the
+        configuration's address and certificate are not used.
         Returns when the data is indexed. `options` are those of the class but `url` and `token`. Each rank that calls
         it has a server of its own; ranks that share a machine had better share one.
 

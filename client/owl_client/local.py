@@ -15,6 +15,8 @@ from owl_stream.errors import ConfigError, ServerError
 from owl_stream.inert import inert
 
 _TOKEN_VARIABLE = "OWL_SERVER__ACCESS__TOKENS__LOCAL"
+_PLAIN_HTTP = dict.fromkeys((f"OWL_SERVER__TLS__{name}" for name in ("CERTIFICATE", "KEY", "CLIENT_CA")), "null")
+"""A certificate is for other names than loopback's, and nothing leaves the machine."""
 _MOST_LINES = 20
 """Of the server's log that an error repeats."""
 _ENDS_S = 30.0
@@ -44,7 +46,7 @@ class LocalServer:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env={**os.environ, _TOKEN_VARIABLE: self.token},
+            env={**os.environ, **_PLAIN_HTTP, _TOKEN_VARIABLE: self.token},
             encoding="utf-8",
             errors="backslashreplace",
         )

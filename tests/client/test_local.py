@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+import trustme
 
 from owl_client import OwlStreamDataset
 from owl_stream.errors import ConfigError
@@ -32,6 +33,16 @@ def test_its_batches_are_those_of_a_server(tmp_path: Path) -> None:
     again = OwlStreamDataset.local(config, backoff=NO_WAIT)
     again.load_state_dict(served[1].meta.state)
     assert next(iter(again)).meta.state == served[2].meta.state
+
+
+def test_a_configuration_of_a_cluster_serves_one_machine_too(tmp_path: Path) -> None:
+    """Its address, its certificate for another name and its tokens are for others."""
+    authority, pem = trustme.CA(), tmp_path / "server.pem"
+    authority.issue_cert("data.example.org").private_key_and_cert_chain_pem.write_to_path(pem)
+    tls = {"certificate": str(pem), "key": str(pem), "client_ca": str(pem)}
+    access = {"tokens": {"trainer": "t" * 32}}
+    server = {"workers": 1, "host": "0.0.0.0", "port": 1, "tls": tls, "access": access}
+    assert list(OwlStreamDataset.local(small_dataset(tmp_path, samples=8, server=server), backoff=NO_WAIT))
 
 
 def test_what_cannot_be_served_is_a_configuration_error(tmp_path: Path) -> None:
