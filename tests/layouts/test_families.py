@@ -260,7 +260,9 @@ def test_a_frame_fills_its_half_of_the_patches(filmed: Stage) -> None:
             assert np.array_equal(got, np.asarray(frame.resize((wide * side, high * side), Image.Resampling.BICUBIC)))
 
 
-def _harmed(name: str, tensors: dict[str, torch.Tensor]) -> Iterator[tuple[str, dict[str, torch.Tensor], str]]:
+def _harmed(
+    name: str, tensors: dict[str, torch.Tensor], placeholders: torch.Tensor
+) -> Iterator[tuple[str, dict[str, torch.Tensor], str]]:
     """Batches that the model would misread or die of: what was done, the batch, and what the error names."""
     ids, mask = tensors["input_ids"], tensors["attention_mask"]
     padded = mask.clone()
@@ -268,6 +270,9 @@ def _harmed(name: str, tensors: dict[str, torch.Tensor]) -> Iterator[tuple[str, 
     yield "left padding", tensors | {"attention_mask": padded}, "attention_mask, row 0, token 0"
     yield "a picture less", {key: value for key, value in tensors.items() if key != "pixel_values"}, "pixel_values"
     yield "half a picture", tensors | {"pixel_values": tensors["pixel_values"][:-1]}, "pixel_values"
+    moved, first = ids.clone(), int(torch.isin(ids[0], placeholders).nonzero()[0])
+    moved[1, int(mask[1].sum()) - 1], moved[0, first] = ids[0, first], ids[0, 0]
+    yield "a placeholder in another row", tensors | {"input_ids": moved}, "row 0"
     if name in QWENS:
         grids = tensors["image_grid_thw"]
         yield "a grid less", tensors | {"image_grid_thw": grids[:-1]}, "image_grid_thw"
@@ -289,8 +294,8 @@ def test_the_wrong_ways_are_refused(stage: Stage) -> None:
     step = next(s for s in range(stage.dataset.steps_per_epoch) if len(_pictured(stage, s)) == 4)
     _, tensors = stage.made(step, 0, 1)
     assert check_batch(tensors, model=model).rows_with_media == 4
-    harmed = list(_harmed(stage.family.name, tensors))
-    assert len(harmed) >= 3
+    harmed = list(_harmed(stage.family.name, tensors, torch.tensor([*stage.dataset.layout.placeholder_ids])))
+    assert len(harmed) >= 4
     for _, batch, message in harmed:
         with pytest.raises(ContractError, match=message):
             check_batch(batch, model=model)
