@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers.image_transforms import convert_to_rgb
 
 from owl_client.device import finish
 from owl_stream.assemble import Dataset, open_dataset
@@ -180,6 +181,59 @@ def test_a_batch_gives_the_logits_of_its_rows_alone(stage: Stage) -> None:
             if row.status == "ok":
                 alone = model(**stage.expected([row.key])).logits[0]
                 assert (together[b, : len(alone)] - alone).abs().max() <= 1e-5
+
+
+@torch.no_grad()
+def test_a_token_sees_the_units_that_change_its_logits(stage: Stage) -> None:
+    """What the inspector shows, held against the model: one unit's pixels are changed at a time."""
+    model, layout, shown = stage.family.model(), stage.dataset.layout, 0
+    for step in range(min(5, stage.dataset.steps_per_epoch)):
+        made, tensors = stage.made(step, 0, 1)
+        if "pixel_values" not in tensors:
+            continue
+        looks, logits, first = layout.look(made.tensors), model(**tensors).logits, 0
+        lengths = tensors["attention_mask"].sum(1).tolist()
+        pixels_of = _sizes_of_units(tensors)
+        for b, (look, length) in enumerate(zip(looks, lengths, strict=True)):
+            placeholders = torch.isin(tensors["input_ids"][b], torch.tensor([*layout.placeholder_ids]))
+            assert np.array_equal(look.unit >= 0, placeholders.numpy())
+            for unit in range(len(look.pictures)):
+                pixels = tensors["pixel_values"].clone()
+                last = first + next(pixels_of)
+                pixels[first:last] += 1
+                first = last
+                change = (model(**tensors | {"pixel_values": pixels}).logits - logits).abs().amax(-1)
+                assert np.array_equal(change[b, :length] > 1e-7, look.sees[:length] > unit)
+                assert not change[:b].any()
+                shown += 1
+        assert next(pixels_of, None) is None
+        assert first == len(tensors["pixel_values"])
+    assert shown >= 4
+
+
+def _sizes_of_units(tensors: dict[str, torch.Tensor]) -> Iterator[int]:
+    """How many rows of `pixel_values` belong to each unit."""
+    grids = tensors.get("image_grid_thw")
+    yield from (1 for _ in tensors["pixel_values"]) if grids is None else grids.prod(1).tolist()
+
+
+def test_the_pictures_shown_are_those_of_the_processor(stage: Stage) -> None:
+    """For each image of each row: its pixels as resized, or its tiles one by one."""
+    shown = 0
+    for step in range(stage.dataset.steps_per_epoch):
+        made, _ = stage.made(step, 0, 1)
+        looks = stage.dataset.layout.look(made.tensors)
+        pictures = [picture for look in looks for picture in look.pictures]
+        if stage.family.name in QWENS:
+            files = [data for row in made.header.rows if row.status == "ok" for data in stage.samples[row.key][1]]
+            for picture, data in zip(pictures, files, strict=True):
+                opaque = convert_to_rgb(opened(data))  # lays what is transparent on white
+                resized = opaque.resize(picture.shape[1::-1], Image.Resampling.BICUBIC)
+                assert np.array_equal(picture, np.asarray(resized))
+        else:
+            assert np.array_equal(pictures, made.tensors["pixel_values"].transpose(0, 2, 3, 1) if pictures else [])
+        shown += len(pictures)
+    assert shown >= 20
 
 
 @pytest.fixture(scope="module", params=QWENS)

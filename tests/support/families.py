@@ -99,7 +99,7 @@ class Family:
         return labels
 
     def model(self, seed: int = 0) -> Any:
-        """A model of the released class with random weights."""
+        """A model of the released class with random weights, also where they begin as zeros: Gemma would see nothing."""
         torch.manual_seed(seed)
         classes = {
             "qwen2_vl": hf.Qwen2VLForConditionalGeneration,
@@ -109,7 +109,11 @@ class Family:
             "internvl": hf.InternVLForConditionalGeneration,
             "gemma3": hf.Gemma3ForConditionalGeneration,
         }
-        return classes[self.name](self.config).eval()
+        model = classes[self.name](self.config).eval()
+        for weight in model.parameters():
+            if weight.ndim > 1 and not weight.any():
+                torch.nn.init.normal_(weight, std=0.1)
+        return model
 
     def _ids(self, text: str, images: Sequence[Image.Image]) -> list[int]:
         used = list(images)[: text.count(self.placeholder)]
