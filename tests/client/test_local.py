@@ -55,6 +55,26 @@ def test_what_cannot_be_served_is_a_configuration_error(tmp_path: Path) -> None:
         OwlStreamDataset.local(config)
 
 
+_FORKING = """
+import os, sys
+from owl_client import OwlStreamDataset
+dataset = OwlStreamDataset.local(sys.argv[1])
+if not os.fork():
+    del dataset
+    sys.exit()
+os.wait()
+print(len(list(dataset)))
+"""
+
+
+def test_a_fork_of_the_trainer_leaves_it_running(tmp_path: Path) -> None:
+    """Such as a worker of a DataLoader, which ends before the trainer does."""
+    config = small_dataset(tmp_path, samples=8, server={"workers": 1})
+    environ = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT}/client"}
+    trained = subprocess.run([sys.executable, "-c", _FORKING, str(config)], capture_output=True, env=environ, text=True)
+    assert int(trained.stdout) > 0
+
+
 _TRAINER = """
 import os, sys
 from owl_client import OwlStreamDataset

@@ -99,7 +99,7 @@ class Family:
         return labels
 
     def model(self, seed: int = 0) -> Any:
-        """A model of the released class with random weights, also where they begin as zeros: Gemma would see nothing."""
+        """A model of the released class. All weights are random: with a projector of zeros Gemma would see nothing."""
         torch.manual_seed(seed)
         classes = {
             "qwen2_vl": hf.Qwen2VLForConditionalGeneration,
