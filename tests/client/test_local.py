@@ -71,7 +71,8 @@ def test_a_fork_of_the_trainer_leaves_it_running(tmp_path: Path) -> None:
     """Such as a worker of a DataLoader, which ends before the trainer does."""
     config = small_dataset(tmp_path, samples=8, server={"workers": 1})
     environ = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT}/client"}
-    trained = subprocess.run([sys.executable, "-c", _FORKING, str(config)], capture_output=True, env=environ, text=True)
+    command = [sys.executable, "-c", _FORKING, str(config)]
+    trained = subprocess.run(command, capture_output=True, env=environ, text=True, check=True)
     assert int(trained.stdout) > 0
 
 
