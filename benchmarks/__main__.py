@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import endurance, interpreter, pixel_cache, sharing, start, throughput, transport
+from benchmarks import endurance, interpreter, pixel_cache, sharing, start, throughput, transport, wire
 from benchmarks.balance import measure_balance
 from benchmarks.report import Line, machine, show, show_contenders
-from benchmarks.workload import Kind, Workload, prepare
+from benchmarks.workload import KINDS, Kind, Workload, prepare
 
 Part = Callable[[], tuple[list[Line], dict[str, Any]]]
 
@@ -47,7 +47,7 @@ def parts(workloads: dict[Kind, Workload], real: Sequence[Path], length: Length)
 
     def compare(kind: Kind) -> Part:
         return lambda: throughput.measure(
-            workloads[kind], rounds=length.rounds, seconds=length.seconds, peers=length.peers
+            workloads[kind], rounds=length.rounds, seconds=length.seconds, peers=length.peers and kind != "native"
         )
 
     def compare_ceiling(kind: Kind) -> Part:
@@ -58,6 +58,9 @@ def parts(workloads: dict[Kind, Workload], real: Sequence[Path], length: Length)
         "plain-ceiling": compare_ceiling("plain"),
         "cut": compare("cut"),
         "cut-ceiling": compare_ceiling("cut"),
+        "native": compare("native"),
+        "native-ceiling": compare_ceiling("native"),
+        "native-wire": lambda: wire.measure(workloads["native"]),
         "transport": lambda: transport.measure(plain, rounds=3 * length.rounds),
         "transport-cut": lambda: transport.measure(workloads["cut"], rounds=3 * length.rounds, passes=1),
         "transport-socket": lambda: transport.measure(plain, rounds=3 * length.rounds, shared_memory=False),
@@ -118,7 +121,7 @@ def _show(report: dict[str, Any], lines: list[Line]) -> None:
     versions = ", ".join(f"{name} {number}" for name, number in here["libraries"].items())
     print(f"{here['cpu']}, {here['cores']} cores, load {here['load']:.1f}, Python {here['python']}\n{versions}")
     print("Medians of rounds in which all contenders take turns, [least to greatest].")
-    for kind in ("plain", "cut"):
+    for kind in KINDS:
         if kind in report:
             show_contenders(kind, report[kind])
     print()

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack
 
+import torch
+
 from benchmarks.ceiling import ceiling
 from benchmarks.contender import Feed, counted
+from benchmarks.hf_processor import processor_loader
 from benchmarks.peers import PEERS
 from benchmarks.service import service
 from benchmarks.usual import Kernels, webdataset_loader
@@ -21,12 +24,14 @@ def _webdataset(kernels: Kernels) -> Callable[..., Feed]:
 
 
 FEEDS: dict[str, Callable[..., Feed]] = {
-    "kernels": lambda workload, stack: ceiling(workload, stack, crops=False),
-    "ceiling": lambda workload, stack: ceiling(workload, stack, crops=True),
+    "kernels": lambda workload, stack: ceiling(workload, stack, draw=False),
+    "ceiling": lambda workload, stack: ceiling(workload, stack, draw=True),
     "usual": _webdataset("usual"),
     "equal": _webdataset("ours"),
+    "processor": lambda workload, stack: Feed(counted(processor_loader(workload)())),
     "service": service,
     "socket": lambda workload, stack: service(workload, stack, server={"shared_memory": False}),
+    "finished": lambda workload, stack: service(workload, stack, dtype=torch.float32),
     "tokenising": lambda workload, stack: service(workload, stack, keep_rows=False),
     **PEERS,
 }

@@ -16,7 +16,7 @@ import torch
 import yaml
 
 from benchmarks.contender import ROOT, Feed, Read
-from benchmarks.workload import LAYOUT, MAX_LENGTH, Workload
+from benchmarks.workload import Workload
 from owl_client import OwlStreamDataset
 
 
@@ -29,11 +29,7 @@ class Service:
             "server": {"port": 0, "idle_timeout_s": 3600, **(server or {})},
             "datasets": {
                 "train": {
-                    "shards": [str(path) for path in workload.shards],
-                    "tokenizer": str(workload.tokenizer),
-                    "layout": LAYOUT,
-                    "vision": workload.vision,
-                    "max_length": MAX_LENGTH,
+                    **workload.settings,
                     "global_batch_size": workload.rows,
                     **dataset,
                 }
@@ -64,9 +60,9 @@ class Service:
         """Of the server; its workers are its children."""
         return self.process.pid
 
-    def dataset(self, **options: Any) -> OwlStreamDataset:
-        """A reader of raw pixels."""
-        return OwlStreamDataset(self.url, dtype=torch.uint8, **options)
+    def dataset(self, dtype: torch.dtype = torch.uint8, **options: Any) -> OwlStreamDataset:
+        """A reader, of raw pixels if nothing else is said."""
+        return OwlStreamDataset(self.url, dtype=dtype, **options)
 
     def _say(self, pattern: str) -> str:
         assert self.process.stdout is not None
@@ -91,7 +87,7 @@ def endless(dataset: OwlStreamDataset) -> Iterator[Read]:
             yield Read(len(batch.meta.rows), nbytes)
 
 
-def service(workload: Workload, stack: ExitStack, **options: Any) -> Feed:
+def service(workload: Workload, stack: ExitStack, dtype: torch.dtype = torch.uint8, **options: Any) -> Feed:
     """End to end."""
     running = stack.enter_context(Service(workload, **options))
-    return Feed(endless(running.dataset()), remote=(running.pid,))
+    return Feed(endless(running.dataset(dtype)), remote=(running.pid,))

@@ -18,12 +18,12 @@ import numpy as np
 import torch
 from PIL import Image as Picture
 
-from benchmarks.workload import IMAGE_SIZE, LAYOUT, MAX_LENGTH, Workload
+from benchmarks.workload import IMAGE_SIZE, MAX_LENGTH, Workload
 from owl_stream.assemble.header import probe
 from owl_stream.assemble.images import decode
 from owl_stream.assemble.resizers import make_resizer
 from owl_stream.assemble.tokenizer import ChatTokenizer, load_tokenizer
-from owl_stream.layouts import Choices, EncodedRow, Image, Layout, LengthLimit, Resize, get_layout
+from owl_stream.layouts import EncodedRow, Image, Layout, LengthLimit, Resize
 from owl_stream.records import Message
 
 Kernels = Literal["usual", "ours"]
@@ -56,8 +56,7 @@ class Recipe:
 
     @cached_property
     def _layout(self) -> Layout:
-        layout = get_layout(LAYOUT)
-        return layout(layout.settle(Choices(self.workload.vision)))
+        return self.workload.recipe().make_layout()
 
     def row(self, sample: Mapping[str, Any]) -> Row:
         """One webdataset-like sample, `jpg` and `json` as bytes."""

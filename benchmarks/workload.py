@@ -13,14 +13,17 @@ import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from PIL import Image
 
+from benchmarks.model_files import write_model
+from owl_stream.config import DatasetConfig
 from owl_stream.demo.pictures import photograph_directory
 from owl_stream.demo.texts import LANGUAGES, PHOTOGRAPHS
 from owl_stream.demo.tokenizer import train_tokenizer
+from owl_stream.layouts import Recipe, settle_recipe
 
 SAMPLES = 3840
 SHARDS = 8
@@ -28,8 +31,11 @@ IMAGE_SIZE = 384
 MAX_LENGTH = 4096
 LAYOUT = "owl3-240728"
 
-Kind = Literal["plain", "cut"]
-"""`plain`: one crop an image. `cut`: a grid of crops and the whole view, as `cut: single` makes of a single image."""
+Kind = Literal["plain", "cut", "native"]
+"""`plain`: mPLUG-Owl3, one crop an image. `cut`: a grid of crops and the whole view, as `cut: single` makes of a single
+image. `native`: Qwen2.5-VL, each picture at its own resolution."""
+
+KINDS = get_args(Kind)
 
 
 @dataclass(frozen=True)
@@ -48,12 +54,25 @@ class Workload:
     @property
     def rows(self) -> int:
         """Rows a batch, for every contender: what an accelerator takes of short rows, as in alignment, and of long."""
-        return 32 if self.kind == "plain" else 8
+        return {"plain": 32, "cut": 8, "native": 16}[self.kind]
 
     @property
-    def vision(self) -> dict[str, Any]:
-        """What the dataset's configuration says about pictures."""
-        return {"image_size": IMAGE_SIZE, "cut": "off" if self.kind == "plain" else "single"}
+    def model(self) -> Path:
+        """The directory of a Qwen2.5-VL model, for `native`."""
+        return self.directory / "qwen2_5_vl"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the dataset's configuration says of shards and layout."""
+        shards = {"shards": [str(path) for path in self.shards], "max_length": MAX_LENGTH}
+        if self.kind == "native":
+            return {**shards, "model": str(self.model)}
+        vision = {"image_size": IMAGE_SIZE, "cut": "off" if self.kind == "plain" else "single"}
+        return {**shards, "layout": LAYOUT, "tokenizer": str(self.tokenizer), "vision": vision}
+
+    def recipe(self) -> Recipe:
+        """How a sample becomes a row."""
+        return settle_recipe(DatasetConfig(**self.settings, global_batch_size=self.rows))
 
 
 @dataclass(frozen=True)
@@ -78,7 +97,9 @@ def prepare(directory: Path, photographs: Sequence[Path], tokenizer: Path | None
         sources = list(read_photographs(photographs) if photographs else cut_photographs())
         _write(home, sources)
         (home / "complete").touch()
-    return {kind: Workload(kind, home, tokens) for kind in ("plain", "cut")}
+    workloads = {kind: Workload(kind, home, tokens) for kind in KINDS}
+    write_model(workloads["native"].model, tokens)
+    return workloads
 
 
 def read_photographs(shards: Sequence[Path]) -> Iterator[Source]:

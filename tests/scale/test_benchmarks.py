@@ -6,21 +6,25 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks import ceiling
 from benchmarks.balance import DrawnTable
+from benchmarks.hf_processor import ProcessorRecipe
+from benchmarks.model_files import write_model
 from benchmarks.padding import SyntheticTable, as_rows
 from benchmarks.plan_scale import MAX_BYTES, benchmark
 from benchmarks.resume import write_aliased_index
 from benchmarks.synthetic import imaginary_shards, open_imaginary_index, write_imaginary_tables
 from benchmarks.usual import recipe_of
 from benchmarks.workload import IMAGE_SIZE, Kind, Workload
+from owl_client.device import finish
 from owl_stream.assemble import open_dataset
-from owl_stream.config import load_config
+from owl_stream.config import DatasetConfig, load_config
 from owl_stream.plan import Table
 from owl_stream.shards import TOWER_POOLS
 from owl_stream.shards.cost import PACKED
-from tests.support.assembly import reopen, run_at, run_job
+from tests.support.assembly import Made, reopen, run_at, run_job
 from tests.support.datasets import small_dataset
 from tests.support.tars import chat, picture, write_shard
 from tests.support.tokenizer import small_tokenizer
@@ -75,7 +79,8 @@ def test_the_ceiling_and_the_usual_loader_make_the_crops_that_a_batch_holds(tmp_
     ]
     write_shard(tmp_path / "photographs-00.tar", samples)
     workload = Workload(kind, tmp_path, small_tokenizer(tmp_path / "tokenizer.json"))
-    served = reopen(tmp_path, shards=("photographs-*.tar",), global_batch_size=4, max_length=4096, **workload.vision)
+    vision = workload.settings["vision"]
+    served = reopen(tmp_path, shards=("photographs-*.tar",), global_batch_size=4, max_length=4096, **vision)
     made = run_at(served, 0)
     served.close()
     crops = {row.key: made.crops(number) for number, row in enumerate(made.rows) if row.key}
@@ -98,6 +103,43 @@ def test_the_ceiling_and_the_usual_loader_make_the_crops_that_a_batch_holds(tmp_
         len(batch["pixel_values"]),
     ]
     ceiling._here.clear()
+
+
+def test_the_ceiling_and_the_processor_make_the_patches_that_a_batch_holds(tmp_path: Path) -> None:
+    """The ceiling's bit for bit; the model's own processor makes the same ids and grids, and pixels near."""
+    sizes = [(500, 375), (375, 500), (640, 200)]
+    samples = [
+        (f"{n:06}", {"jpg": picture(*size, n), "json": chat(("<|image|>What?", f"Owl {n}."))})
+        for n, size in enumerate(sizes)
+    ]
+    write_shard(tmp_path / "photographs-00.tar", samples)
+    workload = Workload("native", tmp_path, small_tokenizer(tmp_path / "tokenizer.json"))
+    write_model(workload.model, workload.tokenizer)
+    config = DatasetConfig(**workload.settings, global_batch_size=3, modality="off")
+    served = open_dataset("train", config, tmp_path, tmp_path / "index", processes=0)
+    made = run_job(served, served.job(0, 0, 0, 0, 1, 3))
+    served.close()
+    recipe = ProcessorRecipe(workload)
+    order = [int(row.key) for row in made.rows]
+    batch = recipe.batch([recipe.sample(samples[number][1]) for number in order])
+    for name in ("input_ids", "attention_mask", "image_grid_thw", "mm_token_type_ids"):
+        assert np.array_equal(batch[name].numpy(), made.tensors[name]), name
+    how = next(entry.normalise for entry in workload.recipe().make_layout().schema if entry.name == "pixel_values")
+    assert how is not None
+    finished = finish(torch.from_numpy(made.tensors["pixel_values"].copy()), torch.float32, how)
+    assert (finished - batch["pixel_values"]).abs().mean() < 0.02
+
+    ceiling._load(workload)
+    (decoding,) = ceiling._here
+    decoding.run(0, True)
+    drawn = [decoding.memory[0, n, : high * wide] for n, (_, high, wide) in _in_file_order(order, made)]
+    ordered = np.concatenate([drawn[number] for number in order])
+    assert np.array_equal(ordered, made.tensors["pixel_values"])
+    ceiling._here.clear()
+
+
+def _in_file_order(order: list[int], made: Made) -> list[tuple[int, tuple[int, ...]]]:
+    return sorted(zip(order, map(tuple, made.tensors["image_grid_thw"].tolist()), strict=True))
 
 
 def test_tables_of_imagined_samples_agree_with_themselves() -> None:
