@@ -64,6 +64,11 @@ class Row {
     return unit >= 0 && this.units[unit][0] === t ? this.firstUnit + unit : null;
   }
 
+  /** Whether the token at `t` repeats the placeholder before it, for the same unit. */
+  repeats(t) {
+    return t > 0 && this.unitOf[t] >= 0 && this.unitOf[t] === this.unitOf[t - 1] && this.ids[t] === this.ids[t - 1];
+  }
+
   /** One unit's pixels for a canvas, from uint8 [height, width, 3] in base64. */
   image(unit) {
     const { width, height, rgb } = this.pictures[unit];

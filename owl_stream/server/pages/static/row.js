@@ -94,7 +94,8 @@ function unitsElement(batch, row, units) {
 
 function tokenElement(batch, row, t, { text, whole: complete, of }) {
   const visible = row.visible(t);
-  const classes = ["token", row.isSupervised(t) && "supervised", !visible && "blind", !complete && "partial"];
+  const repeats = row.repeats(t);
+  const classes = ["token", row.isSupervised(t) && "supervised", !visible && "blind", !complete && "partial", repeats && "repeats"];
   const made = element("span", {
     class: classes.filter(Boolean).join(" "),
     role: "option",
@@ -105,7 +106,7 @@ function tokenElement(batch, row, t, { text, whole: complete, of }) {
   });
   const begins = row.begins(t);
   if (begins !== null) made.append(element("span", { class: "mark", "aria-hidden": "true" }, String(begins)));
-  made.append(...visibleText(text || "·"));
+  made.append(...visibleText((!repeats && text) || "·"));
   return made;
 }
 
