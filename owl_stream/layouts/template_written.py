@@ -117,4 +117,6 @@ def _left_out(piece: _Piece, messages: Sequence[ChatMessage]) -> SampleError:
     }[piece.what]
     reason = "template_thinking" if piece.what == "reasoning" else "template_tools"
     where = f"message {piece.message} ({messages[piece.message].role})"
-    return SampleError(reason, f"{where}: expected no {what}, which the chat template leaves out, got some")
+    remedy = "; learn only the last answer (`train_on: last`), or remove it"
+    detail = f"{where}: expected no {what}, which the chat template leaves out, got some"
+    return SampleError(reason, detail + remedy * (piece.what == "reasoning"))
