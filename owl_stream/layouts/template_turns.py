@@ -83,9 +83,10 @@ class Turns:
 
     @cached_property
     def writes_reasoning(self) -> bool:
-        """Whether the template writes the thoughts of a last answer. One that cannot be tried is believed to."""
-        thoughts = dict.fromkeys(REASONING, _WORD)
-        return self._fault([self._other("user"), {**self._other("assistant"), **thoughts}]) != _LEFT_OUT
+        """Whether it writes the thoughts of a last answer or of a call. One that cannot be tried is believed to."""
+        answer = {**self._other("assistant"), **dict.fromkeys(REASONING, _WORD)}
+        tried = [self._fault([self._other("user"), turn]) for turn in (answer, {**answer, "tool_calls": [_CALL]})]
+        return tried != [_LEFT_OUT, _LEFT_OUT]
 
     def make(self, position: int, message: ChatMessage) -> Message:
         """The turn as the template gets it.

@@ -60,8 +60,10 @@ def check_written(
 def _pieces(messages: Sequence[ChatMessage], learned: Mapping[int, bool], *, has_tools: bool) -> Iterator[_Piece]:
     for at, message in enumerate(messages):
         calls = message.extra.get("tool_calls") or ()
-        for number in range(len(calls)):
+        for number, call in enumerate(calls):
             yield _Piece("call", at, number)
+            if (call.get("function") or call).get("arguments"):
+                yield _Piece("arguments", at, number)
         if message.role == "tool":
             yield _Piece("result", at)
         elif (calls or (has_tools and message.role == "system")) and message.text.strip():
@@ -76,20 +78,26 @@ def _changed(message: ChatMessage, piece: _Piece, word: str | None) -> ChatMessa
     if piece.what == "reasoning":
         extra = {name: value for name, value in extra.items() if name not in REASONING}
         return replace(message, extra=extra if word is None else {**extra, "reasoning_content": word})
-    if piece.what == "call":
+    if piece.what in ("call", "arguments"):
         calls = list(extra["tool_calls"])
-        if word is None:
-            del calls[piece.call]
-        else:
-            calls[piece.call] = _named(calls[piece.call], word)
+        calls[piece.call : piece.call + 1] = _changed_call(calls[piece.call], piece.what, word)
         return replace(message, extra={**extra, "tool_calls": calls})
     media = [part for part in message.parts if part.kind != "text"]
     return replace(message, parts=(Part("text", word or ""), *media))
 
 
-def _named(call: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    function = call.get("function")
-    return {**call, "function": {**function, "name": name}} if isinstance(function, Mapping) else {**call, "name": name}
+def _changed_call(call: Mapping[str, Any], what: str, word: str | None) -> list[Mapping[str, Any]]:
+    """The call with a word in place of its name or its arguments, or without arguments, or no call."""
+    function = call.get("function") or call
+    if what == "call":
+        changed = None if word is None else {**function, "name": word}
+    elif isinstance(function["arguments"], str):
+        changed = {**function, "arguments": word or ""}
+    else:
+        changed = {**function, "arguments": {} if word is None else {word: word}}
+    if changed is None:
+        return []
+    return [changed if function is call else {**call, "function": changed}]
 
 
 def _without(messages: Sequence[ChatMessage], piece: _Piece) -> Sequence[ChatMessage]:
@@ -111,6 +119,7 @@ def _unchanged(text: str, messages: Sequence[ChatMessage], tools: Tools, render:
 def _left_out(piece: _Piece, messages: Sequence[ChatMessage]) -> SampleError:
     what = {
         "call": "tool calls",
+        "arguments": "arguments of tool calls",
         "result": "result of a tool",
         "text": "text beside tools or calls",
         "reasoning": "thoughts (`reasoning_content`)",

@@ -36,14 +36,15 @@ def read_tools(value: object) -> tuple[Json, ...]:
 
 
 def read_calls(value: object, where: str) -> tuple[Json, ...]:
-    """The field `tool_calls` of an assistant's turn: a list of `{type, id, function: {name, arguments}}`.
+    """The field `tool_calls` of an assistant's turn: a list of `{type, id, function: {name, arguments}}`, or its JSON.
 
     Raises:
         SampleError: `record_type`, `tools_malformed`, or as `check_inner`.
     """
-    if not isinstance(value, list):
-        raise SampleError("record_type", f"{where}: expected a list of calls, got {kind(value)}")
-    calls = tuple(_call(call, f"{where}[{at}]") for at, call in enumerate(value))
+    given = _parsed(value, where)
+    if not isinstance(given, list):
+        raise SampleError("record_type", f"{where}: expected a list of calls, got {kind(given)}")
+    calls = tuple(_call(call, f"{where}[{at}]") for at, call in enumerate(given))
     check_inner(list(calls), where)
     return calls
 

@@ -217,6 +217,12 @@ ALL = " ~ (m.tool_calls or '')"
             "message 1 (assistant): expected no tool calls, which the chat template leaves out",
         ),
         (
+            PLAIN + " ~ (m.tool_calls or []) | map(attribute='function.name') | join" + END,
+            chat(calling({"function": {"name": "look"}}, CALL), RESULT),
+            "template_tools",
+            "message 1 (assistant): expected no arguments of tool calls",
+        ),
+        (
             PLAIN.replace("m.content", "(m.tool_calls or m.content)") + END,
             chat(calling(content="I look."), RESULT),
             "template_tools",
@@ -322,6 +328,14 @@ def test_a_template_that_knows_functions_by_name_is_no_worse(tmp_path: Path) -> 
     assert make_model("qwen3_vl", jinja + ALL + END, tmp_path).encode(chat(calling(), RESULT)).supervised
     error = refusal(make_model("qwen3_vl", jinja + END, tmp_path / "2"), chat(calling(), RESULT))
     assert error.reason == "template_tools"
+
+
+def test_thoughts_may_be_written_of_calls_only(tmp_path: Path) -> None:
+    """A template is tried with both."""
+    model = make_model("qwen3_vl", PLAIN + " ~ (m.reasoning_content if m.tool_calls)" + ALL + END, tmp_path)
+    assert model.encode(chat(calling(reasoning_content="Hm."), RESULT)).supervised
+    answer = {"messages": [QUESTION, {"role": "assistant", "content": "A.", "reasoning_content": "Hm."}]}
+    assert refusal(model, answer).reason == "template_thinking"
 
 
 def test_thoughts_of_earlier_questions_are_the_templates_matter(tmp_path: Path) -> None:

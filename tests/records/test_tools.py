@@ -85,6 +85,12 @@ def test_arguments_become_an_object(arguments: object, expected: object, tmp_pat
     assert json.dumps(got) == json.dumps({"type": "function", "function": {"arguments": expected, "name": "look"}})
 
 
+def test_calls_may_be_a_text_of_json(tmp_path: Path) -> None:
+    """As tables hold them."""
+    text = {"role": "assistant", "content": None, "tool_calls": json.dumps([CALL])}
+    assert json.dumps(both(spoken(text, RESULT), tmp_path).messages[1].calls) == json.dumps([CALL])
+
+
 def test_calls_without_their_cover_stay_as_they_are(tmp_path: Path) -> None:
     """`{name, arguments}` in `tool_calls`, as some data sets have it: templates take it, or refuse it."""
     (call,) = both(spoken(called({"name": "look", "arguments": {"a": 1}}), RESULT), tmp_path).messages[1].calls
