@@ -23,7 +23,7 @@ from owl_stream.assemble.header import Header, probe
 from owl_stream.assemble.images import Decoder
 from owl_stream.assemble.resizers import make_resizer
 from owl_stream.assemble.tokenizer import load_tokenizer
-from owl_stream.layouts import Image, LengthLimit, Visual
+from owl_stream.layouts import Chat, Image, LengthLimit, Visual
 from owl_stream.records import Message
 
 PROCESSES = 2
@@ -68,7 +68,7 @@ class _Decoding:
         messages = [Message("user", "<|image|>"), Message("assistant", "An owl.")]
         limit = LengthLimit(MAX_LENGTH, "truncate")
         medium = Image(header.width, header.height)
-        return self._layout.encode(messages, [medium], self._tokenizer, limit).visuals[0]
+        return self._layout.encode(Chat(messages), [medium], self._tokenizer, limit).visuals[0]
 
     def run(self, start: int, draw: bool) -> int:
         """Work on one batch of pictures."""

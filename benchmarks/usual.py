@@ -23,7 +23,7 @@ from owl_stream.assemble.header import probe
 from owl_stream.assemble.images import decode
 from owl_stream.assemble.resizers import make_resizer
 from owl_stream.assemble.tokenizer import ChatTokenizer, load_tokenizer
-from owl_stream.layouts import EncodedRow, Image, Layout, LengthLimit, Resize
+from owl_stream.layouts import Chat, EncodedRow, Image, Layout, LengthLimit, Resize
 from owl_stream.records import Message
 
 Kernels = Literal["usual", "ours"]
@@ -102,7 +102,7 @@ class Recipe:
 
     def _encode(self, messages: list[Message], width: int, height: int) -> EncodedRow:
         limit = LengthLimit(MAX_LENGTH, "truncate")
-        return self._layout.encode(messages, [Image(width, height)], self._tokenizer, limit)
+        return self._layout.encode(Chat(messages), [Image(width, height)], self._tokenizer, limit)
 
 
 def recipe_of(workload: Workload, kernels: Kernels) -> Recipe:

@@ -21,11 +21,11 @@ from owl_stream.layouts.recipe import Recipe
 from owl_stream.plan import PLAN_VERSION
 from owl_stream.shards import Shard
 
-MEASURE_VERSION = 5
+MEASURE_VERSION = 6
 """Raise it when a sample's text, tokens, units or acceptance change, or the form in which rows are kept: all
 is measured again.
 
-5: rows hold visuals and units of any layout, and costs hold vision tokens of two towers.
+6: chat templates write tools, calls, results and thoughts, which were refused.
 """
 
 ASSEMBLY_VERSION = 3

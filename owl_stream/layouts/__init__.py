@@ -9,6 +9,7 @@ from owl_stream.layouts.registry import LAYOUT_NAMES, get_layout, released_model
 from owl_stream.layouts.types import (
     IGNORE,
     BatchReport,
+    Chat,
     Choices,
     EncodedRow,
     Filter,
@@ -32,6 +33,7 @@ __all__ = [
     "IGNORE",
     "LAYOUT_NAMES",
     "BatchReport",
+    "Chat",
     "Choices",
     "EncodedRow",
     "Filter",

@@ -6,33 +6,52 @@ import re
 from collections.abc import Sequence
 
 from owl_stream.errors import SampleError
-from owl_stream.layouts.types import Image, Medium, Turn
+from owl_stream.layouts.types import Chat, Image, Medium, Turn
 
 IMAGE = "<|image|>"
 VIDEO = "<|video|>"
 MARKER = re.compile(r"<\|image\|>|<\|video\|>")
 
-ROLES = ("system", "user", "assistant")
+ROLES = ("system", "user", "assistant", "tool")
+WITH_MEDIA = ("user", "tool")
 
 
-def check_conversation(messages: Sequence[Turn], media: Sequence[Medium]) -> None:
+def check_conversation(chat: Chat, media: Sequence[Medium], *, templated: bool = False) -> None:
     """Refuse a conversation that no chat text can be made of, or whose markers are not its media.
 
-    The record reader refuses most of this first; the reasons are its words, so that a fault is counted as one.
+    `templated`: a chat template writes it, so it may have tools, calls, results and thoughts. Otherwise it may not.
+
+    The record reader refuses most of the rest first; the reasons are its words, so that a fault is counted as one.
 
     Raises:
         SampleError: `record_empty`, `record_role`, `record_order`, `marker_role`, `image_count`, `video_count`,
-            `media_order`, `video_empty`, `image_size`.
+            `media_order`, `video_empty`, `image_size`; unless `templated`, `tools_unsupported`, `thinking_unsupported`.
     """
-    if not messages:
+    if not chat.turns:
         raise SampleError("record_empty", "expected at least one message, got none")
-    for position, turn in enumerate(messages):
+    if not templated:
+        _check_plain(chat)
+    for position, turn in enumerate(chat.turns):
         _check_turn(position, turn)
     for index, medium in enumerate(media):
         _check_medium(index, medium)
-    expected = [marker for turn in messages if turn.role == "user" for marker in MARKER.findall(turn.content)]
+    expected = [marker for turn in chat.turns if turn.role in WITH_MEDIA for marker in MARKER.findall(turn.content)]
     got = [IMAGE if isinstance(medium, Image) else VIDEO for medium in media]
     _check_markers(expected, got)
+
+
+def _check_plain(chat: Chat) -> None:
+    remedy = "this layout has no chat template that writes it; write what is to be learned as plain turns"
+    if chat.tools:
+        raise SampleError("tools_unsupported", f"expected no `tools`, got {len(chat.tools)}: {remedy}")
+    for position, turn in enumerate(chat.turns):
+        where = f"message {position} ({turn.role})"
+        if turn.role == "tool":
+            raise SampleError("tools_unsupported", f"{where}: expected no turn of a tool: {remedy}")
+        if turn.calls:
+            raise SampleError("tools_unsupported", f"{where}: expected no `tool_calls`: {remedy}")
+        if turn.reasoning:
+            raise SampleError("thinking_unsupported", f"{where}: expected no `reasoning_content`: {remedy}")
 
 
 def _check_turn(position: int, turn: Turn) -> None:
@@ -40,10 +59,10 @@ def _check_turn(position: int, turn: Turn) -> None:
         raise SampleError("record_role", f"message {position}: expected role {', '.join(ROLES)}, got {turn.role!r}")
     if turn.role == "system" and position:
         raise SampleError("record_order", f"message {position}: expected role system only first")
-    if turn.role != "user" and (found := MARKER.search(turn.content)):
+    if turn.role not in WITH_MEDIA and (found := MARKER.search(turn.content)):
         raise SampleError(
             "marker_role",
-            f"message {position} ({turn.role}): expected media only in user turns, got {found.group()} "
+            f"message {position} ({turn.role}): expected media only in turns of users and tools, got {found.group()} "
             f"at character {found.start()}",
         )
 

@@ -11,6 +11,7 @@ from owl_stream.layouts.template_learned import by_marks, by_prefix, joined
 from owl_stream.layouts.template_media import MediumPlace, find_media
 from owl_stream.layouts.template_sandbox import Rendering, Sandbox
 from owl_stream.layouts.template_turns import ChatMessage, MediumKind, Message, Part, Turns, plain, without_media
+from owl_stream.layouts.template_written import Tools, check_written
 
 __all__ = ["ChatMessage", "ChatTemplate", "MediumKind", "MediumPlace", "Part", "RenderedChat"]
 
@@ -56,7 +57,7 @@ class ChatTemplate:
         self,
         messages: Sequence[ChatMessage],
         *,
-        tools: Sequence[Mapping[str, Any]] | None = None,
+        tools: Tools = None,
         train_on: Literal["all", "last"] = "all",
         placeholders: Mapping[MediumKind, str] | None = None,
     ) -> RenderedChat:
@@ -72,18 +73,15 @@ class ChatTemplate:
 
         Raises:
             SampleError: `record_empty`, no turns. `template_refused`, the template says why. `template_failed`, it
-                cannot be run on this conversation. `template_extra`, a value that is no JSON. `template_tools`, the
-                template leaves out tools or calls. `template_media`, a medium has no place in the text.
-                `template_placeholder`, a text spells out a placeholder. `template_prefix` and `template_marks`, what
-                is learned cannot be told.
+                cannot be run on this conversation. `template_extra`, a value that is no JSON. `template_tools` and
+                `template_thinking`, the template leaves out tools, calls, results or thoughts. `template_media`, a
+                medium has no place in the text. `template_placeholder`, a text spells out a placeholder.
+                `template_prefix` and `template_marks`, what is learned cannot be told.
             ConfigError: the template asks for a date that is not set.
         """
         if not messages:
             raise SampleError("record_empty", "expected at least one message, got none")
-        turns = [self._turns.make(position, message) for position, message in enumerate(messages)]
-        given = plain(tools, "tools")
-        if given and not self._turns.writes_tools:
-            raise SampleError("template_tools", "expected no tools, which the chat template leaves out, got some")
+        turns, given = self._made(messages), plain(tools or None, "tools")
 
         def write(count: int, prompt: bool = False) -> Rendering:
             what = f"the turns before message {count}" if count < len(turns) else "the conversation"
@@ -91,6 +89,7 @@ class ChatTemplate:
 
         whole, wanted = write(len(turns)), _to_learn(messages, train_on)
         text = whole.text
+        check_written(messages, given, text, wanted, self._trial)
         learned = by_marks(whole, wanted) if self._sandbox.marked else by_prefix(text, len(turns), wanted, write)
         if placeholders is None:
             return RenderedChat(text, joined(learned))
@@ -100,14 +99,18 @@ class ChatTemplate:
             bare = self._run(silent, given, False, "the conversation without its media").text
         return RenderedChat(text, joined(learned), find_media(text, bare, messages, placeholders))
 
-    def _run(
-        self, turns: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None, prompt: bool, what: str
-    ) -> Rendering:
+    def _made(self, messages: Sequence[ChatMessage]) -> list[Message]:
+        return [self._turns.make(position, message) for position, message in enumerate(messages)]
+
+    def _trial(self, messages: Sequence[ChatMessage], tools: Tools) -> str:
+        return self._run(self._made(messages), tools, False, "a trial").text
+
+    def _run(self, turns: Sequence[Message], tools: Tools, prompt: bool, what: str) -> Rendering:
         variables = {**self._variables, "tools": tools, "documents": None, "add_generation_prompt": prompt}
         return self._sandbox.run(variables, turns, what)
 
-    def _tried(self, turns: Sequence[Message], prompt: bool, tools: Sequence[Mapping[str, Any]]) -> str:
-        return self._run(turns, tools or None, prompt, "a trial").text
+    def _tried(self, turns: Sequence[Message], prompt: bool) -> str:
+        return self._run(turns, None, prompt, "a trial").text
 
 
 def _date(today: str | None) -> date | None:

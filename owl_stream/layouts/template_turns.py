@@ -16,6 +16,9 @@ from owl_stream.errors import ConfigError, SampleError
 
 MediumKind = Literal["image", "video"]
 
+REASONING = ("reasoning_content", "thinking", "reasoning")
+"""Under which names a turn may have its thoughts."""
+
 Message = dict[str, Any]
 """A turn as a template sees it: `role`, `content`, and what else the conversation has for it."""
 
@@ -60,13 +63,13 @@ class Forms(NamedTuple):
 
 
 class Turns:
-    """The turns of one template. `write` renders messages, with the prompt for an answer behind them or not, and tools.
+    """The turns of one template. `write` renders messages, with the prompt for an answer behind them or not.
 
     Raises:
         ConfigError: the template writes no user turn, or asks for a date that is not set.
     """
 
-    def __init__(self, write: Callable[[Sequence[Message], bool, Sequence[Message]], str]) -> None:
+    def __init__(self, write: Callable[[Sequence[Message], bool], str]) -> None:
         self._write = write
         self._forms: dict[str, Forms] = {}
         found = self._tried("user", [], [])
@@ -79,18 +82,11 @@ class Turns:
         self._forms["user"] = found
 
     @cached_property
-    def writes_tools(self) -> bool:
-        """Whether the template writes the tools that it is given. One that cannot be tried is believed to."""
-        function = {"name": _WORD, "description": "", "parameters": {"type": "object", "properties": {}}}
-        return self._fault([self._other("user")], [{"type": "function", "function": function}]) != _LEFT_OUT
-
-    @cached_property
-    def writes_calls(self) -> bool:
-        """Whether it writes the tool calls of an answer."""
-        turns = [self._other("user"), self._other("assistant")]
-        forms: tuple[object, ...] = ({}, "{}")
-        calls = [{**_CALL, "function": {"name": _WORD, "arguments": form}} for form in forms]
-        return _LEFT_OUT not in [self._fault([turns[0], {**turns[1], "tool_calls": [call]}]) for call in calls]
+    def writes_reasoning(self) -> bool:
+        """Whether it writes the thoughts of a last answer or of a call. One that cannot be tried is believed to."""
+        answer = {**self._other("assistant"), **dict.fromkeys(REASONING, _WORD)}
+        tried = [self._fault([self._other("user"), turn]) for turn in (answer, {**answer, "tool_calls": [_CALL]})]
+        return tried != [_LEFT_OUT, _LEFT_OUT]
 
     def make(self, position: int, message: ChatMessage) -> Message:
         """The turn as the template gets it.
@@ -100,17 +96,18 @@ class Turns:
 
         Raises:
             SampleError: `template_media`, it has media and the template takes only text from this role.
-                `template_extra`, something in `extra` is no JSON. `template_tools`, the template leaves out its calls.
+                `template_extra`, something in `extra` is no JSON. `template_thinking`, it has thoughts and the template
+                writes none.
         """
         made: Message = {"role": message.role, "content": self._content(position, message)}
         if not message.extra:
             return made
         given = {name: value for name, value in message.extra.items() if value is not None}
         extra: Message = plain(given, f"message {position} ({message.role})")
-        if extra.get("tool_calls") and not self.writes_calls:
-            detail = "expected no tool calls, which the chat template leaves out, got some"
-            raise SampleError("template_tools", f"message {position} ({message.role}): {detail}")
-        reasoning = next((extra[name] for name in _REASONING if name in extra), None)
+        reasoning = next((extra[name] for name in REASONING if name in extra), None)
+        if reasoning and message.role == "assistant" and not self.writes_reasoning:
+            detail = "expected no thoughts (`reasoning_content`), which the chat template leaves out, got some"
+            raise SampleError("template_thinking", f"message {position} ({message.role}): {detail}")
         if reasoning is not None:
             extra = {"thinking": reasoning, **extra, "reasoning_content": reasoning}
         return made | extra | made
@@ -145,10 +142,10 @@ class Turns:
         told = "; ".join(f"{form}, {fault}" for form, fault in why.items() if fault)
         return Forms(not why["as a text"], not why["as a list"], told)
 
-    def _fault(self, messages: list[Message], tools: Sequence[Message] = ()) -> str:
+    def _fault(self, messages: list[Message]) -> str:
         """Empty if the template writes the word, and not as part of a printed list."""
         try:
-            text = self._write(messages, messages[-1]["role"] != "assistant", tools)
+            text = self._write(messages, messages[-1]["role"] != "assistant")
         except SampleError as exc:
             return exc.detail
         if _WORD not in text:
@@ -178,7 +175,6 @@ _PRINTED = re.compile(rf"""["']text["']\s*:\s*["']{_WORD}""")
 _CALL = {"type": "function", "id": "tool00000", "function": {"name": "tool", "arguments": {}}}
 _EXTRA = {"tool": {"name": "tool", "tool_call_id": "tool00000"}}
 """Some templates answer only to a call of this name and id (nine characters)."""
-_REASONING = ("reasoning_content", "thinking", "reasoning")
 
 
 def typed(parts: Sequence[Part]) -> list[dict[str, str]]:

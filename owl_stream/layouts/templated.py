@@ -18,7 +18,7 @@ from owl_stream.layouts.placeholders import repeat
 from owl_stream.layouts.settling import choice
 from owl_stream.layouts.template import ChatMessage, ChatTemplate, MediumKind, MediumPlace, Part
 from owl_stream.layouts.truncation import cut_position
-from owl_stream.layouts.types import Choices, EncodedRow, Image, LengthLimit, Medium, Tokenizer, Turn, Visual
+from owl_stream.layouts.types import Chat, Choices, EncodedRow, Image, LengthLimit, Medium, Tokenizer, Turn, Visual
 from owl_stream.models import ModelFiles
 
 
@@ -132,18 +132,16 @@ class TemplatedLayout(ABC):
         """Which characters [begin, end) of the template's text give way to a medium's text."""
         return place.begin, place.end
 
-    def encode(
-        self, messages: Sequence[Turn], media: Sequence[Medium], tokenizer: Tokenizer, limit: LengthLimit
-    ) -> EncodedRow:
+    def encode(self, chat: Chat, media: Sequence[Medium], tokenizer: Tokenizer, limit: LengthLimit) -> EncodedRow:
         """See `Layout.encode`.
 
         Raises:
             SampleError: those of `check_conversation`, `ChatTemplate.render` and `plan`; `too_long`,
                 `no_supervised_tokens`.
         """
-        check_conversation(messages, media)
+        check_conversation(chat, media, templated=True)
         plans = [self.plan(index, medium) for index, medium in enumerate(media)]
-        placed = self._place(messages, media, plans)
+        placed = self._place(chat, media, plans)
         tokens = tokenizer.encode(placed.text)
         offsets = np.array(list(tokens.offsets), dtype=np.int64).reshape(-1, 2)
         runs = [run for plan in plans for run in plan.runs]
@@ -170,28 +168,33 @@ class TemplatedLayout(ABC):
         """See `Layout.filler`."""
         return EncodedRow(np.array([tokenizer.pad_id], dtype=np.int64), (), np.array([], dtype=np.int64), ())
 
-    def _place(self, messages: Sequence[Turn], media: Sequence[Medium], plans: Sequence[MediumPlan]) -> _Placed:
+    def _place(self, chat: Chat, media: Sequence[Medium], plans: Sequence[MediumPlan]) -> _Placed:
         """The conversation's text with each medium's own text in it."""
-        turns = [ChatMessage(turn.role, tuple(_parts(turn.content)), turn.learned) for turn in messages]
-        chat = self._template.render(turns, train_on=self._text.train_on, placeholders=self.placeholders)
-        if spelled := [token for token in self.reserved if token in chat.text]:
+        rendered = self._template.render(
+            [ChatMessage(turn.role, tuple(_parts(turn.content)), turn.learned, _extra(turn)) for turn in chat.turns],
+            tools=chat.tools or None,
+            train_on=self._text.train_on,
+            placeholders=self.placeholders,
+        )
+        text = rendered.text
+        if spelled := [token for token in self.reserved if token in text]:
             raise SampleError(
                 "template_placeholder", f"expected no text that spells out {spelled[0]}, which stands for pictures"
             )
         kinds = ["image" if isinstance(medium, Image) else "video" for medium in media]
-        if [place.kind for place in chat.media] != kinds:
+        if [place.kind for place in rendered.media] != kinds:
             raise SampleError("template_media", "expected the chat template to keep images and videos in their order")
         parts, spans, shifts = [], [], [(0, 0)]
         length = behind = 0
-        for place, plan in zip(chat.media, plans, strict=True):
-            begin, end = self.replaced(chat.text, place)
-            parts += [chat.text[behind:begin], plan.text]
+        for place, plan in zip(rendered.media, plans, strict=True):
+            begin, end = self.replaced(text, place)
+            parts += [text[behind:begin], plan.text]
             length += begin - behind
             spans.append((length, length + len(plan.text)))
             length, behind = spans[-1][1], end
             shifts.append((end, length - end))
-        parts.append(chat.text[behind:])
-        learned = tuple((_shifted(begin, shifts), _shifted(end, shifts)) for begin, end in chat.learned)
+        parts.append(text[behind:])
+        learned = tuple((_shifted(begin, shifts), _shifted(end, shifts)) for begin, end in rendered.learned)
         return _Placed("".join(parts), learned, tuple(spans))
 
     def _group(self, ids: NDArray[np.int64], span: tuple[int, int]) -> tuple[int, int]:
@@ -202,6 +205,17 @@ class TemplatedLayout(ABC):
         if end < len(ids) and ids[end] in self.around:
             end += 1
         return begin, end
+
+
+def _extra(turn: Turn) -> Mapping[str, Any]:
+    """What a template may read of a turn besides its text."""
+    said = {
+        "reasoning_content": turn.reasoning,
+        "tool_calls": turn.calls,
+        "tool_call_id": turn.call_id,
+        "name": turn.name,
+    }
+    return {name: value for name, value in said.items() if value}
 
 
 def _parts(content: str) -> Iterator[Part]:

@@ -1,4 +1,4 @@
-"""The vocabulary of layouts: what goes in (turns, media, a tokenizer), what comes out (rows), and what a layout is."""
+"""The vocabulary of layouts: what goes in (a chat, media, a tokenizer), what comes out (rows), and what a layout is."""
 
 from __future__ import annotations
 
@@ -25,15 +25,39 @@ class Turn(Protocol):
 
     @property
     def role(self) -> str:
-        """`system`, `user` or `assistant`."""
+        """`system`, `user`, `assistant` or `tool`."""
 
     @property
     def content(self) -> str:
-        """Text; in user turns `<|image|>` and `<|video|>` stand where media go."""
+        """Text; in turns of users and tools `<|image|>` and `<|video|>` stand where media go."""
 
     @property
     def learned(self) -> bool:
         """Whether an assistant turn is learned; a turn that is not has labels -100."""
+
+    @property
+    def calls(self) -> Sequence[Mapping[str, Any]]:
+        """An assistant's calls of tools as chat templates take them: `{type, id, function: {name, arguments}}`."""
+
+    @property
+    def reasoning(self) -> str:
+        """An assistant's thoughts before it answers; empty without."""
+
+    @property
+    def call_id(self) -> str:
+        """The id of the call that a tool's turn answers; empty where it has none."""
+
+    @property
+    def name(self) -> str:
+        """The name of the function whose result a tool's turn is; empty where it has none."""
+
+
+@dataclass(frozen=True)
+class Chat:
+    """A conversation: its turns, and the schemas of the tools that the assistant may call, all in order."""
+
+    turns: Sequence[Turn]
+    tools: Sequence[Mapping[str, Any]] = ()
 
 
 class Image(NamedTuple):
@@ -202,13 +226,12 @@ class Layout(Protocol):
 
     def __init__(self, settings: Any) -> None: ...
 
-    def encode(
-        self, messages: Sequence[Turn], media: Sequence[Medium], tokenizer: Tokenizer, limit: LengthLimit
-    ) -> EncodedRow:
+    def encode(self, chat: Chat, media: Sequence[Medium], tokenizer: Tokenizer, limit: LengthLimit) -> EncodedRow:
         """Turn a conversation into a row with a supervised token, at most `limit.max_length` tokens long.
 
         Raises:
-            SampleError: the conversation does not fit the layout, its media or the length.
+            SampleError: the conversation does not fit the layout, its media or the length; or it says something that
+                the layout cannot write, such as tools.
         """
 
     def filler(self, tokenizer: Tokenizer) -> EncodedRow:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import xxhash
 
@@ -23,7 +24,7 @@ class Draft:
     """What a source says: turns with its own markers, names of images, and the source's own id for it, if any.
 
     `literal`: markers of other tools are text. `notes`: what is worth telling (`owl_stream.records.notes`).
-    `source`: the file that was read, where that is another one than the draft's origin.
+    `source`: the file that was read, where that is another one than the draft's origin. `tools`: schemas of functions.
     """
 
     messages: tuple[Message, ...]
@@ -32,6 +33,7 @@ class Draft:
     literal: bool = False
     notes: tuple[str, ...] = ()
     source: str = ""
+    tools: tuple[dict[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -131,10 +133,11 @@ def make_entry(key: str, draft: Draft, images: tuple[ImageFile, ...], source: st
     Raises:
         SampleError: a server would refuse it: turns out of order, markers that do not fit the images, unusable text.
     """
-    messages, in_front = place_media(draft.messages, len(images), 0, draft.literal)
+    messages, in_front = place_media(draft.messages, len(images), 0, draft.literal, draft.tools)
     record: Mapping[str, object] = {
         **({"id": draft.id} if draft.id is not None else {}),
         **({"literal_markers": True} if draft.literal else {}),
+        **({"tools": draft.tools} if draft.tools else {}),
         "messages": [_turn(message) for message in messages],
     }
     try:
@@ -150,5 +153,12 @@ def make_entry(key: str, draft: Draft, images: tuple[ImageFile, ...], source: st
 
 
 def _turn(message: Message) -> dict[str, object]:
-    turn: dict[str, object] = {"role": message.role, "content": message.content}
+    beside = {
+        "reasoning_content": message.reasoning,
+        "tool_calls": message.calls,
+        "tool_call_id": message.call_id,
+        "name": message.name,
+    }
+    said = {name: value for name, value in beside.items() if value}
+    turn: dict[str, object] = {"role": message.role, "content": message.content, **said}
     return turn if message.learned else {**turn, "loss": False}

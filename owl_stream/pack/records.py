@@ -45,4 +45,5 @@ def read_draft(record: Mapping[str, Any] | list[Any], form: str, options: Record
         own if isinstance(own, str | int) and not isinstance(own, bool) and not is_empty(own) else None,
         conversation.literal,
         conversation.notes,
+        tools=conversation.tools,
     )

@@ -10,7 +10,9 @@ from owl_stream.errors import SampleError
 from owl_stream.records import fields as vocabulary
 from owl_stream.records.document import check_text, kind
 from owl_stream.records.options import RecordOptions
-from owl_stream.records.turns import Message, check_order, looks_like_turns, read_turns
+from owl_stream.records.order import check_order, merge_calls
+from owl_stream.records.tools import Json, read_tools
+from owl_stream.records.turns import Message, looks_like_turns, read_turns
 
 _PICTURE = re.compile(r"\.(?:jpe?g|jpe|jfif|png|webp|gif|bmp|tiff?|avif|heic|heif)$", re.IGNORECASE)
 VIDEO_SUFFIXES = (".mp4", ".webm", ".mov", ".avi", ".mkv", ".m4v", ".flv", ".wmv", ".mpg", ".mpeg", ".gifv")
@@ -21,7 +23,7 @@ class Conversation(NamedTuple):
 
     `images`: names in order; None where it names none, an empty tuple where it says that there are none. `videos`:
     names of each video's frames. `remote`: a field that tells of images elsewhere. `literal`: markers of other tools
-    are text. `notes`: see `notes.py`.
+    are text. `notes`: see `notes.py`. `tools`: schemas of functions that the assistant may call.
     """
 
     messages: tuple[Message, ...]
@@ -30,6 +32,7 @@ class Conversation(NamedTuple):
     remote: str
     literal: bool
     notes: tuple[str, ...]
+    tools: tuple[Json, ...] = ()
 
 
 def read_conversation(document: object, options: RecordOptions) -> Conversation:
@@ -44,11 +47,13 @@ def read_conversation(document: object, options: RecordOptions) -> Conversation:
         raise SampleError("json_malformed", f"expected a JSON object or a list of turns, got {kind(document)}")
     notes = dict.fromkeys(vocabulary.judge_record(document, options))
     messages = _with_system(_messages(document, options, notes), document)
-    check_order([message.role for message in messages])
+    check_order(messages)
+    messages = merge_calls(messages)
     literal = _flag(document, vocabulary.LITERAL) or options.literal_markers
     remote = next((name for name in vocabulary.REMOTE_IMAGES if not vocabulary.is_empty(document.get(name))), "")
     remote = remote or next((name for name in vocabulary.FILE_NAMES if _is_picture(document.get(name))), "")
-    return Conversation(tuple(messages), _images(document), _videos(document), remote, literal, tuple(notes))
+    tools = read_tools(document.get(vocabulary.TOOLS))
+    return Conversation(tuple(messages), _images(document), _videos(document), remote, literal, tuple(notes), tools)
 
 
 def _messages(fields: Mapping[str, Any], options: RecordOptions, notes: dict[str, None]) -> list[Message]:

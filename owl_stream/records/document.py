@@ -6,6 +6,7 @@ Whether a document is good depends on its bytes alone: never on the Python versi
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -16,6 +17,8 @@ from owl_stream.errors import SampleError
 MAX_DOCUMENT_BYTES = 16 << 20
 MAX_DEPTH = 64
 """Nested lists and objects; a conversation needs 3. Far below what any Python's parser can take."""
+MAX_INNER_DEPTH = MAX_DEPTH - 8
+"""Of JSON inside of a record: of tools, and of the arguments of calls. Packed as objects they fit into a document."""
 
 _UTF8_BOM = b"\xef\xbb\xbf"
 _NAMES_TURNS = re.compile(
@@ -57,6 +60,40 @@ def parse_json(data: memoryview) -> object:
     if too_deep:
         raise _nesting()
     return document
+
+
+def parse_inner(text: str, where: str) -> object:
+    """A JSON value that a document holds as a text; `where` names it. Refused is what `parse_json` refuses.
+
+    Raises:
+        SampleError: `tools_malformed`; only tools are written so.
+    """
+    try:
+        return _JSON.decode(text)
+    except (ValueError, RecursionError) as exc:
+        detail = f"{where}: expected JSON in the text, got {text[:40]!r}: {str(exc)[:200]}"
+        raise SampleError("tools_malformed", detail) from exc
+
+
+def check_inner(value: object, where: str) -> None:
+    """A chat template can take this JSON value, and what it writes of it is text.
+
+    Raises:
+        SampleError: `json_nesting`; `json_malformed`, a number without end; or a key or text as `check_text` has it.
+    """
+    if _deeper_than(value, MAX_INNER_DEPTH):
+        raise SampleError("json_nesting", f"{where}: lists and objects are nested deeper than {MAX_INNER_DEPTH}")
+    waiting = [value]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, str):
+            check_text(node, lambda: where)
+        elif isinstance(node, float) and not math.isfinite(node):
+            raise SampleError("json_malformed", f"{where}: expected numbers that are finite, got {node}")
+        elif isinstance(node, dict):
+            waiting += [*node, *node.values()]
+        elif isinstance(node, list):
+            waiting += node
 
 
 def find_conversation(data: memoryview, is_conversation: Callable[[object], bool]) -> object | None:

@@ -21,6 +21,12 @@ IMAGES = ("images", "image", "image_path", "image_paths", "image_file", "image_f
 VIDEOS = ("videos", "video")
 VIDEO_FILES = ("video_path", "video_paths", "video_file", "video_files")
 LITERAL = "literal_markers"
+TOOLS = "tools"
+CALLS = "tool_calls"
+REASONING = ("reasoning_content", "thinking", "reasoning")
+"""What transformers takes for the thoughts of an answer."""
+RESULT = ("tool_call_id", "name")
+"""Of a tool's turn: which call it answers."""
 ROLE = ("role", "from")
 TEXT = ("content", "value")
 LEARNED = (
@@ -41,8 +47,8 @@ FILE_NAMES = ("file_name", "filename")
 """Of a picture, where folders of images keep their metadata; of anything else, harmless."""
 
 _PAIR = "it belongs to a preference pair, and pairs are not built: write one record per answer that is to be learned"
-_TOOLS = "no layout takes tools yet: write what is to be learned as plain turns"
-_THINKING = "no layout takes thinking yet: write it into the answer's text, or remove the field"
+_TOOLS = "write schemas in `tools` of the record, and calls in `tool_calls` of the turn that makes them"
+_THINKING = "write it as `reasoning_content` in the turn of the answer that it belongs to, or remove the field"
 _AUDIO = "audio is not read: remove it, and its markers"
 _VIDEO_FILE = 'video files are not read: extract frames as images, and list them as `"videos": [["0.jpg", "1.jpg"]]`'
 _MASK = 'labels are made from turns: write `"loss": false` on each answer that is not to be learned'
@@ -79,11 +85,11 @@ _ALWAYS = {
     **_refusals(Refusal("loss_mask", _MASK, (False,)), "mask_history"),
     **_refusals(
         Refusal("tools_unsupported", _TOOLS, ("none", "auto", False)),
-        "tools functions function function_call function_calls tool_choice tool_calls tool_call_id tool_responses",
+        "functions function function_call function_calls tool_choice tool_responses",
     ),
     **_refusals(
         Refusal("thinking_unsupported", _THINKING, (False,)),
-        "reasoning_content reasoning reasoning_details thinking thoughts thought think chain_of_thought",
+        "reasoning_details thoughts thought think chain_of_thought",
     ),
     **_refusals(Refusal("media_unsupported", _AUDIO), "audio audios audio_path audio_paths audio_file input_audio"),
     **_refusals(
@@ -94,6 +100,8 @@ _ALWAYS = {
 }
 _RECORD_REFUSED = {
     **_ALWAYS,
+    **_refusals(Refusal("tools_unsupported", _TOOLS), f"{CALLS} tool_call_id"),
+    **_refusals(Refusal("thinking_unsupported", _THINKING, (False,)), " ".join(REASONING)),
     **_refusals(Refusal("media_unsupported", _VIDEO_FILE), " ".join(VIDEO_FILES)),
     **_refusals(
         Refusal("record_weight", _WEIGHT, (True, 1)),
@@ -105,6 +113,7 @@ _RECORD_REFUSED = {
 }
 _TURN_REFUSED = {
     **_ALWAYS,
+    **_refusals(Refusal("tools_unsupported", _TOOLS), TOOLS),
     **_refusals(Refusal("loss_mask", _MASK), "mask masked masks ignore ignored no_loss exclude"),
     **_refusals(
         Refusal("media_in_turn", _IN_TURN),
@@ -129,8 +138,10 @@ _RECORD_HARMLESS = frozenset(
 )
 _TURN_HARMLESS = frozenset(_folded(name) for name in _HARMLESS_ANYWHERE.split())
 
-_HONOURED = (*CONVERSATIONS, *SYSTEM, *IMAGES, *VIDEOS, *REMOTE_IMAGES, LITERAL, "query", "response", "history")
-_TURN_HONOURED = (*ROLE, *TEXT, *LEARNED)
+_ASKED = ("query", "response", "history")
+_HONOURED = (*CONVERSATIONS, *SYSTEM, *IMAGES, *VIDEOS, *REMOTE_IMAGES, LITERAL, TOOLS, *_ASKED)
+_TURN_HONOURED = (*ROLE, *TEXT, *LEARNED, CALLS, *REASONING, "tool_call_id")
+_RESULT_HONOURED = (*ROLE, *TEXT, *LEARNED, CALLS, *REASONING, *RESULT)
 _NAMED = frozenset((*_HONOURED, *_TURN_HONOURED))
 _RECORD_KNOWN = _RECORD_HARMLESS | {"label"} | set(_RECORD_REFUSED)
 _TURN_KNOWN = _TURN_HARMLESS | set(_TURN_REFUSED)
@@ -154,7 +165,7 @@ def judge_caption(fields: Mapping[str, Any], options: RecordOptions) -> tuple[st
     Raises:
         SampleError: as `judge_record`; or a field that only a conversation can honour.
     """
-    for name in (*CONVERSATIONS, *SYSTEM, *IMAGES, *VIDEOS, "query", "response", "history"):
+    for name in (*CONVERSATIONS, *SYSTEM, *IMAGES, *VIDEOS, TOOLS, *_ASKED):
         if not is_empty(fields.get(name)):
             raise SampleError("record_ambiguous", f"both a caption and `{name}`; write the record as `messages`")
     return judge_record(fields, options)
@@ -169,13 +180,13 @@ def refuse_turn(turn: Mapping[str, Any], where: str) -> None:
     _refuse(turn, where, _TURN_REFUSED)
 
 
-def judge_turn(turn: Mapping[str, Any], where: str, options: RecordOptions) -> Iterator[str]:
-    """Notes about the unknown fields of a turn.
+def judge_turn(turn: Mapping[str, Any], where: str, options: RecordOptions, *, result: bool = False) -> Iterator[str]:
+    """Notes about the unknown fields of a turn. `result`: it is a tool's, whose `name` is known.
 
     Raises:
         SampleError: one looks like a misspelt field, or `options` refuse unknown ones.
     """
-    return _unknown(turn, where, _TURN_HONOURED, _TURN_KNOWN, options)
+    return _unknown(turn, where, _RESULT_HONOURED if result else _TURN_HONOURED, _TURN_KNOWN, options)
 
 
 def is_empty(value: object) -> bool:

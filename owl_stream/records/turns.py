@@ -3,43 +3,52 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from owl_stream.errors import SampleError
 from owl_stream.records import fields as vocabulary
 from owl_stream.records.document import check_text, kind
 from owl_stream.records.options import RecordOptions
+from owl_stream.records.parts import joined_parts
+from owl_stream.records.tools import Json, calls_of_text, read_calls
 
-_ROLES = ("system", "user", "assistant")
-_IN_TURN = ("user", "assistant")
-_ROLE_OF = {"system": "system", "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
-_TOOL_ROLES = frozenset(
-    (
-        "tool",
-        "tools",
-        "function",
-        "observation",
-        "function_call",
-        "tool_call",
-        "tool_response",
-        "tool_result",
-        "ipython",
-    )
-)
+CALL = "tool_call"
+"""The role of a turn that is nothing but calls, as ms-swift and LLaMA-Factory write them; `order.py` resolves it."""
+
+_ROLE_OF = {
+    "system": "system",
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "assistant": "assistant",
+    "tool": "tool",
+    "observation": "tool",
+    "tool_response": "tool",
+    "function_call": CALL,
+    "tool_call": CALL,
+}
+_ROLES = ("system", "user", "assistant", "tool")
+_SPEAKERS = (*_ROLES, "human", "gpt", "observation", "function_call")
+_TOOL_ROLES = frozenset(("tools", "function", "tool_calls", "tool_result", "ipython"))
 _PLAIN_TURN = 2
 """Fields of a turn that says who speaks and what, and nothing else."""
 
 
 class Message(NamedTuple):
-    """One turn. `role` is system, user or assistant; a user's `content` holds the markers of media.
+    """One turn. `role` is system, user, assistant or tool; a user's or tool's `content` holds the markers of media.
 
-    `learned`: whether an assistant's turn is learned; where it is not, its labels are -100.
+    `learned`: whether an assistant's turn is learned; where it is not, its labels are -100. `calls`: its calls of
+    tools, as chat templates take them. `reasoning`: its thoughts. `call_id`, `name`: which call a tool's turn answers.
     """
 
     role: str
     content: str
     learned: bool = True
+    calls: tuple[Json, ...] = ()
+    reasoning: str = ""
+    call_id: str = ""
+    name: str = ""
 
 
 def read_turns(turns: object, field: str, options: RecordOptions, notes: dict[str, None]) -> list[Message]:
@@ -63,25 +72,10 @@ def looks_like_turns(value: object) -> bool:
         and all(
             isinstance(turn, dict)
             and any(name in turn for name in vocabulary.ROLE)
-            and any(name in turn for name in vocabulary.TEXT)
+            and any(name in turn for name in (*vocabulary.TEXT, vocabulary.CALLS))
             for turn in value
         )
     )
-
-
-def check_order(roles: Sequence[str]) -> None:
-    """Optionally a system turn, then user and assistant in turns, the assistant last.
-
-    Raises:
-        SampleError: another order.
-    """
-    behind_system = roles[1:] if roles[0] == "system" else roles
-    first = len(roles) - len(behind_system)
-    for at, got in enumerate(behind_system):
-        if got != _IN_TURN[at % 2]:
-            raise SampleError("record_order", f"turn {first + at}: expected {_IN_TURN[at % 2]}, got {got}")
-    if roles[-1] != "assistant":
-        raise SampleError("record_order", f"expected the last turn to be the assistant's, got {roles[-1]}")
 
 
 def _read_turn(turn: object, field: str, at: int, options: RecordOptions, notes: dict[str, None]) -> Message:
@@ -94,54 +88,74 @@ def _read_turn(turn: object, field: str, at: int, options: RecordOptions, notes:
         vocabulary.refuse_turn(turn, f"{where}: ")
     role_field = _one_of(turn, vocabulary.ROLE, expected[0], where)
     role = _role(turn[role_field], role_field, where)
-    text_field = _one_of(turn, vocabulary.TEXT, expected[1], where)
-    content = turn[text_field]
-    if isinstance(content, list):
-        content = _joined(content, f"{where}.{text_field}")
-    if not isinstance(content, str):
-        raise SampleError("record_type", f"{where}.{text_field}: expected a string, got {kind(content)}")
-    check_text(content, lambda: f"{where}.{text_field}")
+    calls = () if plain else _calls(turn, role, where)
+    content, text_field = _text(turn, expected[1], where, may_be_missing=bool(calls))
+    if role == CALL:
+        message = Message(role, "", calls=calls_of_text(content, f"{where}.{text_field}"))
+    else:
+        message = Message(role, content, calls=calls)
     if plain:
-        return Message(role, content)
-    notes.update(dict.fromkeys(vocabulary.judge_turn(turn, f"{where}: ", options)))
-    return Message(role, content, _learned(turn, role, where))
+        return message
+    notes.update(dict.fromkeys(vocabulary.judge_turn(turn, f"{where}: ", options, result=role == "tool")))
+    call_id, name = (_linked(turn, field, role, where) for field in vocabulary.RESULT)
+    learned, reasoning = _learned(turn, role, where), _reasoning(turn, role, where)
+    return message._replace(learned=learned, reasoning=reasoning, call_id=call_id, name=name)
 
 
-def _joined(parts: list[object], where: str) -> str:
-    """The text of typed parts, as transformers writes them: `{"type": "text", "text": ...}`, `{"type": "image"}`.
-
-    Raises:
-        SampleError: a part of another kind, or one that names a medium: media are listed for the whole record.
-    """
-    texts = []
-    for at, part in enumerate(parts):
-        place = f"{where}[{at}]"
-        if not isinstance(part, dict):
-            raise SampleError("record_type", f"{place}: expected an object with `type`, got {kind(part)}")
-        of = part.get("type")
-        known = _PARTS.get(of) if isinstance(of, str) else None
-        if known is None:
-            raise SampleError("record_type", f"{place}.type: expected {', '.join(_PARTS)}, got {str(of)[:40]!r}")
-        named = sorted(
-            str(name) for name in part if name not in ("type", "text") and not vocabulary.is_empty(part[name])
-        )
-        if named:
-            raise SampleError(
-                "turn_media",
-                f"{place}: expected no `{named[0][:40]}`: list media in `images` or `videos` of the record",
-            )
-        if known:
-            texts.append(known)
-            continue
-        text = part.get("text")
-        if not isinstance(text, str):
-            raise SampleError("record_type", f"{place}.text: expected a string, got {kind(text)}")
-        texts.append(text)
-    return "".join(texts)
+def _text(turn: Mapping[str, Any], expected: str, where: str, *, may_be_missing: bool) -> tuple[str, str]:
+    """What a turn says, and the field that says it."""
+    if may_be_missing and all(turn.get(name) is None for name in vocabulary.TEXT):
+        return "", expected
+    field = _one_of(turn, vocabulary.TEXT, expected, where)
+    content = turn[field]
+    if isinstance(content, list):
+        content = joined_parts(content, f"{where}.{field}")
+    if not isinstance(content, str):
+        raise SampleError("record_type", f"{where}.{field}: expected a string, got {kind(content)}")
+    check_text(content, lambda: f"{where}.{field}")
+    return content, field
 
 
-_PARTS = {"text": "", "image": "<|image|>", "video": "<|video|>"}
-"""What stands for a part in a turn's text: nothing of its own for text, our markers for media."""
+def _calls(turn: Mapping[str, Any], role: str, where: str) -> tuple[Json, ...]:
+    given = turn.get(vocabulary.CALLS)
+    if vocabulary.is_empty(given):
+        return ()
+    if role != "assistant":
+        raise SampleError("tools_unsupported", f"{where}: `tool_calls` of a {role} turn; only an assistant's calls")
+    return read_calls(given, f"{where}.tool_calls")
+
+
+def _linked(turn: Mapping[str, Any], field: str, role: str, where: str) -> str:
+    """`tool_call_id` or `name` of a tool's turn; the name of another speaker is none."""
+    value = turn.get(field)
+    if vocabulary.is_empty(value) or (role != "tool" and field == "name"):
+        return ""
+    if role != "tool":
+        detail = f"{where}: `{field}` of a {role} turn; only a tool's turn answers a call"
+        raise SampleError("tools_unsupported", detail)
+    if not isinstance(value, str):
+        raise SampleError("record_type", f"{where}.{field}: expected a string, got {kind(value)}")
+    check_text(value, lambda: f"{where}.{field}")
+    return value
+
+
+def _reasoning(turn: Mapping[str, Any], role: str, where: str) -> str:
+    said = {name: _thought(turn[name], f"{where}.{name}") for name in vocabulary.REASONING if name in turn}
+    said = {name: thought for name, thought in said.items() if thought}
+    if len(set(said.values())) > 1:
+        raise SampleError("record_ambiguous", f"{where}: {' and '.join(said)} say different things; keep one")
+    if said and role not in ("assistant", CALL):
+        raise SampleError("thinking_unsupported", f"{where}: `{next(iter(said))}` of a {role} turn; only answers think")
+    return next(iter(said.values()), "")
+
+
+def _thought(value: object, where: str) -> str:
+    if value is False or (not isinstance(value, str) and vocabulary.is_empty(value)):
+        return ""
+    if not isinstance(value, str):
+        raise SampleError("record_type", f"{where}: expected a string, got {kind(value)}")
+    check_text(value, lambda: where)
+    return value if value.strip() else ""
 
 
 def _one_of(turn: Mapping[str, Any], names: Iterable[str], expected: str, where: str) -> str:
@@ -163,9 +177,9 @@ def _role(role: object, name: str, where: str) -> str:
     if role in _ROLE_OF:
         return _ROLE_OF[role]
     if role.lower() in _TOOL_ROLES:
-        detail = f"{where}.{name}: got {role!r}, and there is no form for tools; write plain turns"
-        raise SampleError("tools_unsupported", detail)
-    valid = _ROLES if name == "role" else tuple(_ROLE_OF)
+        remedy = "write a call as `tool_calls` of an assistant's turn, and its result as a turn of the role `tool`"
+        raise SampleError("tools_unsupported", f"{where}.{name}: got {role!r}; {remedy}")
+    valid = _ROLES if name == "role" else _SPEAKERS
     near = difflib.get_close_matches(role[:64].lower(), valid, n=1)
     hint = f"; did you mean `{near[0]}`?" if near else ""
     raise SampleError("record_role", f"{where}.{name}: expected {', '.join(valid)}, got {role[:64]!r}{hint}")

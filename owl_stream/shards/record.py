@@ -6,9 +6,9 @@ it is a conversation; else it is metadata, as image downloaders write it, and th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from owl_stream.errors import SampleError
 from owl_stream.records import (
@@ -33,16 +33,17 @@ _DEFAULT = RecordOptions()
 
 
 class Record(NamedTuple):
-    """A conversation: optionally system, then user and assistant in turns, the assistant last.
+    """A conversation: optionally system, then user and assistant in turns, the assistant last; results behind calls.
 
     `images` are consumed by `<|image|>` and `videos` (their frames) by `<|video|>`, in order; the numbers agree.
-    `notes`: what is worth telling about the sample (`owl_stream.records.notes`).
+    `notes`: what is worth telling about the sample (`owl_stream.records.notes`). `tools`: schemas as they were written.
     """
 
     messages: tuple[Message, ...]
     images: tuple[Member, ...]
     videos: tuple[tuple[Member, ...], ...]
     notes: tuple[str, ...] = ()
+    tools: tuple[Mapping[str, Any], ...] = ()
 
 
 def read_record(sample: Sample, options: RecordOptions = _DEFAULT) -> Record:
@@ -97,12 +98,13 @@ def _from_document(sample: Sample, document: Member, value: object, options: Rec
     if conversation.remote and not images and not videos:
         detail = f"`{conversation.remote}` names a picture, and the sample has none; put the picture beside the record"
         raise SampleError("image_missing", detail)
-    messages, in_front = place_media(conversation.messages, len(images), len(videos), conversation.literal)
+    literal, tools = conversation.literal, conversation.tools
+    messages, in_front = place_media(conversation.messages, len(images), len(videos), literal, tools)
     used = [document, *images, *[frame for video in videos for frame in video]]
     notes = (*in_front, *conversation.notes, *_unused(sample, used))
     if len(notes) > _MOST_NOTES:
         notes = (*notes[: _MOST_NOTES - 1], note("other"))
-    return Record(tuple(messages), images, videos, notes)
+    return Record(tuple(messages), images, videos, notes, tools)
 
 
 def _unused(sample: Sample, used: Sequence[Member]) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from owl_stream.errors import ContractError
 from owl_stream.layouts import (
     BatchReport,
+    Chat,
     Choices,
     EncodedRow,
     Image,
@@ -26,7 +27,6 @@ from owl_stream.layouts import (
     RowLook,
     Tokenizer,
     Transparency,
-    Turn,
     Visual,
 )
 from owl_stream.layouts.owl3 import TOKENS
@@ -74,12 +74,10 @@ class TwoTowers:
             drawn("frames", "F", side, side, 3, normalise=Normalise(_HALF, _HALF, 3, 1, flatten=False)),
         )
 
-    def encode(
-        self, messages: Sequence[Turn], media: Sequence[Medium], tokenizer: Tokenizer, limit: LengthLimit
-    ) -> EncodedRow:
+    def encode(self, chat: Chat, media: Sequence[Medium], tokenizer: Tokenizer, limit: LengthLimit) -> EncodedRow:
         """See `Layout.encode`. Nothing is too long."""
         ids, supervised = [MEDIUM_TOKEN] * len(media), []
-        for turn in messages:
+        for turn in chat.turns:
             begin = len(ids)
             ids += tokenizer.encode(turn.content).ids
             if turn.role == "assistant":

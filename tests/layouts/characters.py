@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from owl_stream.assemble import Recipe
-from owl_stream.layouts import Choices, EncodedRow, Layout, Medium, Tokenizer, Tokens, Turn, get_layout
+from owl_stream.layouts import Chat, Choices, EncodedRow, Layout, Medium, Tokenizer, Tokens, Turn, get_layout
 from owl_stream.layouts.owl3 import Owl3Layout
+from owl_stream.records import Message as Say
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 
@@ -62,16 +63,7 @@ def owl3(name: str, **vision: Any) -> Owl3Layout:
 
 def encode(settings: Recipe, messages: Sequence[Turn], media: Sequence[Medium], tokenizer: Tokenizer) -> EncodedRow:
     """Encode a conversation by a recipe."""
-    return settings.make_layout().encode(messages, media, tokenizer, settings.limit)
-
-
-@dataclass(frozen=True)
-class Say:
-    """A turn."""
-
-    role: str
-    content: str
-    learned: bool = True
+    return settings.make_layout().encode(Chat(messages), media, tokenizer, settings.limit)
 
 
 def talk(*contents: str, system: str | None = None) -> list[Say]:

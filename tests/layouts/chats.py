@@ -20,12 +20,16 @@ TOOL = {"type": "function", "function": {"name": "look", "description": "Look <t
 
 
 class Kind(NamedTuple):
-    """A template's file, which roles it takes as lists (the others as text), and what conversations it allows."""
+    """A template's file, which roles it takes as lists (the others as text), and what conversations it allows.
+
+    `thinks`: it writes the thoughts of answers.
+    """
 
     name: str
     lists: tuple[str, ...] = ("system", "user", "assistant", "tool")
     alternating: bool = False
     marked: bool = False
+    thinks: bool = False
 
 
 KINDS = (
@@ -36,7 +40,7 @@ KINDS = (
     Kind("llava_next"),
     Kind("chatml", lists=()),
     Kind("plain_answers", lists=("user",)),
-    Kind("marked", marked=True),
+    Kind("marked", marked=True, thinks=True),
     Kind("llava", marked=True),
 )
 

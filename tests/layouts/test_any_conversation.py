@@ -13,7 +13,7 @@ from PIL import Image as Pillow
 from owl_stream.assemble import load_tokenizer
 from owl_stream.config import DatasetConfig
 from owl_stream.errors import SampleError
-from owl_stream.layouts import EncodedRow, Image, Layout, LengthLimit, Recipe, Tokenizer, settle_recipe
+from owl_stream.layouts import Chat, EncodedRow, Image, Layout, LengthLimit, Recipe, Tokenizer, settle_recipe
 from owl_stream.records import Message
 from tests.support.families import FAMILIES, Family, as_parts, make_family
 
@@ -37,7 +37,7 @@ class Encoding:
         """By the layout."""
         turns = [Message(message["role"], message["content"]) for message in messages]
         limit = LengthLimit(most, "truncate")
-        return self.layout.encode(turns, [Image(*size) for size in sizes], self.tokenizer, limit)
+        return self.layout.encode(Chat(turns), [Image(*size) for size in sizes], self.tokenizer, limit)
 
 
 @pytest.fixture(scope="module", params=FAMILIES)

@@ -7,7 +7,7 @@ import pytest
 
 from owl_stream.assemble.payload import lay_out_payload
 from owl_stream.errors import ConfigError
-from owl_stream.layouts import Image, get_layout
+from owl_stream.layouts import Chat, Image, get_layout
 from owl_stream.shards import RowSize
 from tests.layouts.batches import RUBBISH, collated, row
 from tests.layouts.characters import Characters, make, recipe, talk
@@ -71,7 +71,7 @@ def test_a_filler_is_one_attended_pad_token(name: str) -> None:
 def test_a_masked_row_keeps_everything_but_its_labels(name: str) -> None:
     """Neighbours see no difference: ids, offsets and shape stay."""
     layout = make(name)
-    good = layout.encode(talk("<|image|>Q", "A"), [Image(40, 30)], Characters(), recipe(layout=name))
+    good = layout.encode(Chat(talk("<|image|>Q", "A")), [Image(40, 30)], Characters(), recipe(layout=name))
     before, after = collated(layout, [good, row(3, 0)]), collated(layout, [good.masked(), row(3, 0)])
     assert good.masked().size.supervised_tokens == 0
     assert good.masked().visuals == good.visuals

@@ -52,7 +52,10 @@ def test_fault_75_media_stand_in_user_turns_only(marker: str) -> None:
     in_answer = _refused(talk("Q", f"A {marker}"), [medium])
     in_system = _refused(talk("Q", "A", system=f"S{marker}"), [medium])
     assert (in_answer.reason, in_system.reason) == ("marker_role", "marker_role")
-    assert f"message 1 (assistant): expected media only in user turns, got {marker} at character 2" in str(in_answer)
+    assert (
+        f"message 1 (assistant): expected media only in turns of users and tools, got {marker} at character 2"
+        in str(in_answer)
+    )
 
 
 def test_fault_77_an_empty_conversation_is_refused() -> None:
@@ -67,7 +70,7 @@ def test_fault_78_a_conversation_without_an_answer_is_refused() -> None:
 
 def test_roles_are_the_three_of_chatml() -> None:
     """Another role, or a system turn that is not the first, has no place in the text."""
-    assert _refused([Say("tool", "x")], []).reason == "record_role"
+    assert _refused([Say("speaker", "x")], []).reason == "record_role"
     assert _refused([*talk("Q", "A"), Say("system", "S")], []).reason == "record_order"
 
 

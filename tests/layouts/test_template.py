@@ -42,7 +42,7 @@ def conversations(draw: st.DrawFn, kind: Kind) -> list[ChatMessage]:
             pieces.insert(draw(st.integers(0, len(pieces))), "<image>")
         messages.append(say("user", *pieces))
         for _ in range(1 if kind.alternating else draw(st.integers(0, 2))):
-            extra = {"reasoning_content": draw(TEXTS)} if draw(st.booleans()) else {}
+            extra = {"reasoning_content": draw(TEXTS)} if kind.thinks and draw(st.booleans()) else {}
             messages.append(say("assistant", draw(TEXTS), learned=draw(st.booleans()), **extra))
     return messages
 

@@ -26,6 +26,7 @@ from tests.support.tokenizer import small_tokenizer
 QWENS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5")
 FAMILIES = (*QWENS, "internvl", "gemma3")
 TEMPLATES = Path(__file__).resolve().parents[1] / "layouts" / "templates"
+Tools = list[dict[str, Any]] | None
 VISION_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
 
 _TEXT = {
@@ -73,26 +74,30 @@ class Family:
     template: str
     placeholder: str = "<|image_pad|>"
 
-    def text(self, messages: Sequence[dict[str, Any]], *, prompt: bool = False) -> str:
+    def text(self, messages: Sequence[dict[str, Any]], *, prompt: bool = False, tools: Tools = None) -> str:
         """A conversation as the chat template writes it."""
         rendered: str = self.tokenizer.apply_chat_template(
-            list(messages), chat_template=self.template, tokenize=False, add_generation_prompt=prompt
+            list(messages), tools=tools, chat_template=self.template, tokenize=False, add_generation_prompt=prompt
         )
         return rendered
 
-    def batch(self, conversations: Sequence[Sequence[dict[str, Any]]], images: Sequence[Image.Image]) -> Any:
+    def batch(
+        self, conversations: Sequence[Sequence[dict[str, Any]]], images: Sequence[Image.Image], tools: Tools = None
+    ) -> Any:
         """What the processor makes of conversations, padded; `images` of all of them in order."""
-        texts = [self.text(messages) for messages in conversations]
+        texts = [self.text(messages, tools=tools) for messages in conversations]
         return self._processed(texts, images, padding=True, padding_side="right", return_tensors="pt")
 
-    def labels(self, messages: Sequence[dict[str, Any]], images: Sequence[Image.Image]) -> list[int]:
+    def labels(
+        self, messages: Sequence[dict[str, Any]], images: Sequence[Image.Image], tools: Tools = None
+    ) -> list[int]:
         """By prefixes: what an answer adds to the conversation before it, with its prompt, is learned."""
-        whole = self._ids(self.text(messages), images)
+        whole = self._ids(self.text(messages, tools=tools), images)
         labels = [-100] * len(whole)
         for at, message in enumerate(messages):
             if message["role"] == "assistant":
-                before = self._ids(self.text(messages[:at], prompt=True), images)
-                behind = self._ids(self.text(messages[: at + 1]), images)
+                before = self._ids(self.text(messages[:at], prompt=True, tools=tools), images)
+                behind = self._ids(self.text(messages[: at + 1], tools=tools), images)
                 assert whole[: len(behind)] == behind, "tokens cross the border"
                 assert behind[: len(before)] == before, "tokens cross the border"
                 labels[len(before) : len(behind)] = whole[len(before) : len(behind)]

@@ -24,6 +24,7 @@ from owl_stream.layouts.text import TEXT_TENSORS, collate_text
 from owl_stream.layouts.truncation import cut_position
 from owl_stream.layouts.types import (
     BatchReport,
+    Chat,
     Choices,
     EncodedRow,
     Image,
@@ -35,7 +36,6 @@ from owl_stream.layouts.types import (
     SpecialTokens,
     Tokenizer,
     Transparency,
-    Turn,
     Visual,
     drawn,
 )
@@ -100,9 +100,7 @@ class Owl3Layout(ABC):
         pixels = drawn(PIXELS, "C", 3, side, side, normalise=_NORMALISE)
         self.schema: tuple[SchemaEntry, ...] = (*TEXT_TENSORS, *self._offset_tensors(), pixels)
 
-    def encode(
-        self, messages: Sequence[Turn], media: Sequence[Medium], tokenizer: Tokenizer, limit: LengthLimit
-    ) -> EncodedRow:
+    def encode(self, chat: Chat, media: Sequence[Medium], tokenizer: Tokenizer, limit: LengthLimit) -> EncodedRow:
         """See `Layout.encode`.
 
         `cut: single` cuts the image of a sample whose only medium it is; `cut: all` cuts every image, but under
@@ -111,17 +109,17 @@ class Owl3Layout(ABC):
         Raises:
             SampleError: those of `check_conversation`, `too_long`, `no_supervised_tokens`.
         """
-        check_conversation(messages, media)
+        check_conversation(chat, media)
         cut = self._cuts(media)
         prompts = [self._prompt(index, medium, cut) for index, medium in enumerate(media)]
         encode = encode_swift if self._settings.chat == "swift" else encode_chat
-        chat = encode(messages, [prompt.text for prompt in prompts], tokenizer)
-        row = self._truncated(chat, prompts, limit)
+        tokens = encode(chat.turns, [prompt.text for prompt in prompts], tokenizer)
+        row = self._truncated(tokens, prompts, limit)
         if not row.size.supervised_tokens:
             raise SampleError(
                 "no_supervised_tokens",
                 f"expected an answer within {limit.max_length} tokens, got none; "
-                f"the whole conversation has {len(chat.input_ids)} tokens",
+                f"the whole conversation has {len(tokens.input_ids)} tokens",
             )
         return row
 
