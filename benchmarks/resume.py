@@ -58,7 +58,7 @@ def write_aliased_index(directory: Path, shards: Sequence[str], tokenizer: str, 
     }
     config = DatasetConfig.model_validate(dataset)
     recipe = settle_recipe(config)
-    vocabulary = load_tokenizer(recipe.tokenizer, directory)
+    vocabulary = load_tokenizer(recipe.tokenizer, directory, recipe.make_layout().tokens)
     recipe_digest = cost_recipe_digest(recipe, vocabulary)
     found = find_shards(config.shards, directory)
     measure = Measurer(recipe, vocabulary)

@@ -48,7 +48,7 @@ class Recipe:
     @cached_property
     def _tokenizer(self) -> ChatTokenizer:
         torch.set_num_threads(1)
-        return load_tokenizer(str(self.workload.tokenizer), Path()).build()
+        return load_tokenizer(str(self.workload.tokenizer), Path(), self._layout.tokens).build()
 
     @cached_property
     def _resize(self) -> Resize:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from tokenizers import Tokenizer as _Backend
-
 from owl_stream.assemble.tokenizer import TokenizerFile
 from owl_stream.errors import RequestError
 
@@ -21,7 +19,7 @@ class Pieces:
     """
 
     def __init__(self, tokenizer: TokenizerFile) -> None:
-        self._backend = _Backend.from_str(tokenizer.content.decode())
+        self._backend = tokenizer.parse()
         self._added = {number: token.content for number, token in self._backend.get_added_tokens_decoder().items()}
         # The decoder's own JSON; of a sequence of decoders nothing else says what it is made of.
         state: bytes = self._backend.decoder.__getstate__() if self._backend.decoder else b""

@@ -16,7 +16,6 @@ from tokenizers import Tokenizer as _Backend
 from owl_stream.assemble.words import WordTokenizer
 from owl_stream.errors import ConfigError, SampleError
 from owl_stream.layouts import SpecialTokens, Tokens, get_layout, released_models
-from owl_stream.layouts.owl3 import TOKENS
 from owl_stream.shards.sniff import sniff
 
 # `encode_batch_fast` would start a pool of threads in every worker, of which there is one per core already.
@@ -32,32 +31,40 @@ class TokenizerFile:
     """A tokenizer's JSON. Picklable; two of the same content have the same digest, wherever they came from.
 
     `name` is what the configuration calls it. `digest`: xxh3-128 of the content, 32 hex digits. `tokens`: what a layout
-    demands of it.
+    demands of it; None where it only turns ids back into text.
     """
 
     name: str
     content: bytes = field(repr=False)
     digest: str
-    tokens: SpecialTokens = field(repr=False)
+    tokens: SpecialTokens | None = field(repr=False)
 
     def build(self) -> ChatTokenizer:
-        """Parse the content (half a second for 150,000 tokens).
+        """The tokenizer for its layout's texts.
 
         Raises:
             ConfigError: the content is no tokenizer, or lacks a special token.
+        """
+        assert self.tokens is not None, "texts are tokenised for a layout"
+        return ChatTokenizer(self.name, self.parse(), self.tokens)
+
+    def parse(self) -> _Backend:
+        """Parse the content (half a second for 150,000 tokens).
+
+        Raises:
+            ConfigError: the content is no tokenizer.
         """
         if sniff(self.content) == "git-lfs":
             raise ConfigError(
                 f"tokenizer {self.name}: a Git LFS pointer, not the tokenizer: fetch it with `git lfs pull`"
             )
         try:
-            backend = _Backend.from_str(self.content.decode())
+            return _Backend.from_str(self.content.decode())
         except Exception as exc:  # tokenizers raises bare Exception
             raise ConfigError(
                 f"tokenizer {self.name}: expected a `tokenizers` JSON file (tokenizer.json), which it is not ({exc}); "
                 f"take {_released()}"
             ) from exc
-        return ChatTokenizer(self.name, backend, self.tokens)
 
 
 class ChatTokenizer:
@@ -139,7 +146,7 @@ class _Offsets(Sequence[tuple[int, int]]):
 def load_tokenizer(spec: str, base: Path, tokens: SpecialTokens | None = None) -> TokenizerFile:
     """Read a tokenizer: a path relative to `base`, or else a hub id (`org/name`), which asks the network.
 
-    `tokens`: what its layout demands; those of mPLUG-Owl3 unless given.
+    `tokens`: what its layout demands; nothing, where ids are only turned back into text.
 
     A path may be that of a model's directory, which holds a `tokenizer.json`.
 
@@ -153,9 +160,11 @@ def load_tokenizer(spec: str, base: Path, tokens: SpecialTokens | None = None) -
         content = path.read_bytes() if path.is_file() else _from_hub(spec, path)
     except OSError as exc:
         raise ConfigError(f"tokenizer {path}: cannot read it: {exc.strerror}") from exc
-    demanded = TOKENS if tokens is None else tokens
-    tokenizer = TokenizerFile(spec, content, xxhash.xxh3_128_hexdigest(content), demanded)
-    tokenizer.build()
+    tokenizer = TokenizerFile(spec, content, xxhash.xxh3_128_hexdigest(content), tokens)
+    if tokens is None:
+        tokenizer.parse()
+    else:
+        tokenizer.build()
     return tokenizer
 
 

@@ -14,7 +14,7 @@ from owl_stream.assemble.tokenizer import TokenizerFile, load_tokenizer
 from owl_stream.config import DatasetConfig
 from owl_stream.errors import ConfigError
 from owl_stream.layouts import Image, Recipe, settle_all, settle_recipe
-from owl_stream.layouts.owl3 import Owl3Settings
+from owl_stream.layouts.owl3 import TOKENS, Owl3Settings
 from tests.layouts.characters import Say, encode, recipe
 from tests.support.assembly import make_dataset, reopen, run_at
 from tests.support.tars import chat, picture
@@ -146,7 +146,7 @@ def test_frames_hold_the_rows_of_their_form(tmp_path: Path, layout: str) -> None
         "1.jpg": picture(30, 80),
     }
     make_dataset(tmp_path, [("1", members)], layout=layout, global_batch_size=1).close()
-    tokenizer = load_tokenizer("tokenizer.json", tmp_path).build()
+    tokenizer = load_tokenizer("tokenizer.json", tmp_path, TOKENS).build()
     ids = {}
     for form, cut, grids in (("release", "single", (1, 1)), ("swift", "all", (7, 4))):
         dataset = reopen(tmp_path, layout=layout, global_batch_size=1, chat=form)

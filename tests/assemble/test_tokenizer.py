@@ -15,6 +15,7 @@ import pytest
 from owl_stream.assemble.tokenizer import load_tokenizer
 from owl_stream.errors import ConfigError, SampleError
 from owl_stream.layouts import LAYOUT_NAMES, get_layout
+from owl_stream.layouts.owl3 import TOKENS
 from tests.support.qwen2 import qwen2_tokenizer_path
 from tests.support.tokenizer import small_tokenizer
 
@@ -45,7 +46,7 @@ def test_a_path_is_relative_to_the_base_and_the_digest_to_neither(tmp_path: Path
 
 def test_offsets_are_characters_and_special_tokens_single(tmp_path: Path) -> None:
     """Ids come with character ranges, also behind a letter of several bytes."""
-    tokenizer = load_tokenizer(small_tokenizer(tmp_path / "t.json").name, tmp_path).build()
+    tokenizer = load_tokenizer(small_tokenizer(tmp_path / "t.json").name, tmp_path, TOKENS).build()
     text = "猫 in<|im_end|>"
     tokens = tokenizer.encode(text)
     assert len(tokens.ids) == len(tokens.offsets)
@@ -56,7 +57,7 @@ def test_offsets_are_characters_and_special_tokens_single(tmp_path: Path) -> Non
 
 def test_a_cached_chunk_is_the_same_as_a_fresh_one(tmp_path: Path) -> None:
     """Short chunks are remembered, long ones are not; neither changes what comes out."""
-    file = load_tokenizer(small_tokenizer(tmp_path / "t.json").name, tmp_path)
+    file = load_tokenizer(small_tokenizer(tmp_path / "t.json").name, tmp_path, TOKENS)
     tokenizer = file.build()
     for text in ("\n<|im_start|>user\n", "x" * 64, "x" * 65, ""):
         assert tokenizer.encode(text) == tokenizer.encode(text) == file.build().encode(text)
@@ -66,7 +67,7 @@ def test_a_cached_chunk_is_the_same_as_a_fresh_one(tmp_path: Path) -> None:
 def test_the_file_travels_as_bytes(tmp_path: Path) -> None:
     """A worker rebuilds it from the pickle after the file is gone."""
     path = small_tokenizer(tmp_path / "t.json")
-    file = load_tokenizer(path.name, tmp_path)
+    file = load_tokenizer(path.name, tmp_path, TOKENS)
     path.unlink()
     copy = pickle.loads(pickle.dumps(file))
     assert copy == file
@@ -79,7 +80,7 @@ def test_settings_of_whoever_saved_the_file_do_not_cut_rows(tmp_path: Path) -> N
     content = json.loads(path.read_text(encoding="utf-8"))
     content["truncation"] = {"direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0}
     path.write_text(json.dumps(content), encoding="utf-8")
-    assert len(load_tokenizer(path.name, tmp_path).build().encode("zzzzzzzzzz").ids) > 3
+    assert len(load_tokenizer(path.name, tmp_path, TOKENS).build().encode("zzzzzzzzzz").ids) > 3
 
 
 def test_a_missing_special_token_is_named(tmp_path: Path) -> None:
@@ -89,7 +90,7 @@ def test_a_missing_special_token_is_named(tmp_path: Path) -> None:
     content["added_tokens"] = [t for t in content["added_tokens"] if t["content"] != "<|im_end|>"]
     path.write_text(json.dumps(content), encoding="utf-8")
     with pytest.raises(ConfigError, match=r"missing <\|im_end\|>: .* mPLUG/mPLUG-Owl3-7B-241101 for owl3-241101"):
-        load_tokenizer(path.name, tmp_path)
+        load_tokenizer(path.name, tmp_path, TOKENS)
 
 
 def test_a_models_directory_stands_for_its_tokenizer(tmp_path: Path) -> None:
@@ -105,7 +106,7 @@ def test_a_tokenizer_that_git_has_not_fetched_is_named(tmp_path: Path) -> None:
     """A hub repository that was cloned without Git LFS."""
     (tmp_path / "tokenizer.json").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 2\n")
     with pytest.raises(ConfigError, match="a Git LFS pointer, not the tokenizer"):
-        load_tokenizer("tokenizer.json", tmp_path)
+        load_tokenizer("tokenizer.json", tmp_path, TOKENS)
 
 
 def test_every_layout_has_a_model_whose_tokenizer_is_named() -> None:
@@ -121,7 +122,7 @@ def test_what_is_no_tokenizer_is_refused(tmp_path: Path, content: bytes) -> None
     """A file of something else is a configuration error that names it."""
     (tmp_path / "t.json").write_bytes(content)
     with pytest.raises(ConfigError, match=r"tokenizer t\.json: expected a `tokenizers` JSON file"):
-        load_tokenizer("t.json", tmp_path)
+        load_tokenizer("t.json", tmp_path, TOKENS)
 
 
 @pytest.mark.parametrize("spec", ["missing.json", "data/missing.json", "/nowhere/at/all", "../x/y/z"])
@@ -157,7 +158,7 @@ def test_a_hub_that_does_not_answer_is_a_clear_error(tmp_path: Path) -> None:
 
 def test_fault_72_a_lone_surrogate_is_the_samples_fault(tmp_path: Path) -> None:
     """Fault 72: text that UTF-8 cannot hold blames the sample, not the process; NUL is text."""
-    tokenizer = load_tokenizer(small_tokenizer(tmp_path / "t.json").name, tmp_path).build()
+    tokenizer = load_tokenizer(small_tokenizer(tmp_path / "t.json").name, tmp_path, TOKENS).build()
     for text in ("a\ud800", "a\ud800" * 100):
         with pytest.raises(SampleError, match=r"UTF-8 can hold, got 'a\\ud800") as caught:
             tokenizer.encode(text)

@@ -11,6 +11,7 @@ import skimage
 
 from owl_stream.assemble.tokenizer import load_tokenizer
 from owl_stream.layouts import Image, Tokenizer
+from owl_stream.layouts.owl3 import TOKENS
 from tests.support.qwen2 import qwen2_tokenizer_path
 
 
@@ -18,7 +19,7 @@ from tests.support.qwen2 import qwen2_tokenizer_path
 def qwen2() -> Tokenizer:
     """The Qwen2 tokenizer that both releases use."""
     path = qwen2_tokenizer_path()
-    return load_tokenizer(path.name, path.parent).build()
+    return load_tokenizer(path.name, path.parent, TOKENS).build()
 
 
 @pytest.fixture(scope="session")
