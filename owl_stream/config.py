@@ -252,6 +252,12 @@ class Config(_Frozen):
     datasets: dict[str, DatasetConfig] = Field(min_length=1)
     base: Path = Path()
 
+    def with_workers(self, default: int) -> Self:
+        """The same configuration with so many workers, unless it says how many."""
+        if self.server.workers is not None:
+            return self
+        return self.model_copy(update={"server": self.server.model_copy(update={"workers": default})})
+
     def allowing_anonymous(self) -> Self:
         """The same, but it may listen beyond loopback without tokens."""
         access = self.server.access.model_copy(update={"allow_anonymous": True})

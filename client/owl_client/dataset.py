@@ -180,7 +180,7 @@ class OwlStreamDataset(IterableDataset[Batch]):
         The same plan, workers, state and batches as from a server that somebody else runs, on this machine alone: the
         configuration's address and certificate are not used.
         Returns when the data is indexed. `options` are those of the class but `url` and `token`. Each rank that calls
-        it has a server of its own; ranks that share a machine had better share one.
+        it has a server of its own; torchrun's ranks of one machine share its cores.
 
         Raises:
             ConfigError: the configuration cannot be served, or an argument that cannot be.

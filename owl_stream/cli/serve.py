@@ -66,6 +66,7 @@ def serve(
     children.forget_tokens()
     if with_parent:
         threading.Thread(target=_end_with_parent, daemon=True).start()
+        wanted = wanted.with_workers(_share_of_cores())
 
     def listening(url: str) -> None:
         with suppress(OSError):  # nobody reads stdout any more: that is no reason not to serve
@@ -83,6 +84,14 @@ def serve(
                 say(f"ready: {', '.join(names)}" + (f" (failed: {', '.join(failed)})" if failed else ""))
 
     run(wanted, index_dir=index_dir, on_listening=listening, on_ready=ready)
+
+
+def _share_of_cores() -> int:
+    """The cores of one of this machine's ranks, each of which has a server: torchrun says how many there are."""
+    from owl_stream.engine.cores import usable_cores  # noqa: PLC0415 # see serve
+
+    ranks = os.environ.get("LOCAL_WORLD_SIZE", "")
+    return max(1, usable_cores() // max(1, int(ranks) if ranks.isdecimal() else 1))
 
 
 def _end_with_parent() -> None:

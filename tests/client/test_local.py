@@ -14,6 +14,7 @@ import torch
 import trustme
 
 from owl_client import OwlStreamDataset
+from owl_stream.engine.cores import usable_cores
 from owl_stream.errors import ConfigError
 from tests.client.peers import NO_WAIT
 from tests.support.datasets import small_dataset
@@ -43,6 +44,23 @@ def test_a_configuration_of_a_cluster_serves_one_machine_too(tmp_path: Path) -> 
     access = {"tokens": {"trainer": "t" * 32}}
     server = {"workers": 1, "host": "0.0.0.0", "port": 1, "tls": tls, "access": access}
     assert list(OwlStreamDataset.local(small_dataset(tmp_path, samples=8, server=server), backoff=NO_WAIT))
+
+
+@pytest.mark.parametrize(
+    ("ranks", "workers", "expected"), [("2", None, max(1, usable_cores() // 2)), ("2", 3, 3), ("1000", None, 1)]
+)
+def test_the_ranks_of_a_machine_share_its_cores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ranks: str, workers: int | None, expected: int
+) -> None:
+    """As many workers as each rank has cores under torchrun, unless the file says how many."""
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", ranks)
+    config = small_dataset(tmp_path, samples=8, server={} if workers is None else {"workers": workers})
+    before = set(psutil.Process().children())
+    dataset = OwlStreamDataset.local(config, backoff=NO_WAIT)
+    (server,) = set(psutil.Process().children()) - before
+    assert list(dataset)
+    found = [child for child in server.children() if "owl_stream.engine.worker" in child.cmdline()]
+    assert len(found) == expected
 
 
 def test_what_cannot_be_served_is_a_configuration_error(tmp_path: Path) -> None:
