@@ -16,7 +16,7 @@ from owl_stream.errors import ConfigError, SampleError
 from owl_stream.layouts.conversation import IMAGE, MARKER, check_conversation
 from owl_stream.layouts.placeholders import repeat
 from owl_stream.layouts.settling import choice
-from owl_stream.layouts.template import ChatMessage, ChatTemplate, MediumKind, MediumPlace, Part
+from owl_stream.layouts.template import ChatMessage, ChatTemplate, MediumKind, MediumPlace, Part, RenderedChat
 from owl_stream.layouts.truncation import cut_position
 from owl_stream.layouts.types import Choices, EncodedRow, Image, LengthLimit, Medium, Tokenizer, Turn, Visual
 from owl_stream.models import ModelFiles
@@ -128,6 +128,10 @@ class TemplatedLayout(ABC):
             SampleError: the family has no place for such a medium.
         """
 
+    def plans(self, media: Sequence[Medium]) -> list[MediumPlan]:
+        """What becomes of all media of a row, for a family where that depends on how many there are."""
+        return [self.plan(index, medium) for index, medium in enumerate(media)]
+
     def replaced(self, text: str, place: MediumPlace) -> tuple[int, int]:
         """Which characters [begin, end) of the template's text give way to a medium's text."""
         return place.begin, place.end
@@ -142,7 +146,7 @@ class TemplatedLayout(ABC):
                 `no_supervised_tokens`.
         """
         check_conversation(messages, media)
-        plans = [self.plan(index, medium) for index, medium in enumerate(media)]
+        plans = self.plans(media)
         placed = self._place(messages, media, plans)
         tokens = tokenizer.encode(placed.text)
         offsets = np.array(list(tokens.offsets), dtype=np.int64).reshape(-1, 2)
@@ -170,10 +174,13 @@ class TemplatedLayout(ABC):
         """See `Layout.filler`."""
         return EncodedRow(np.array([tokenizer.pad_id], dtype=np.int64), (), np.array([], dtype=np.int64), ())
 
+    def _rendered(self, messages: Sequence[Turn]) -> RenderedChat:
+        turns = [ChatMessage(turn.role, tuple(_parts(turn.content)), turn.learned) for turn in messages]
+        return self._template.render(turns, train_on=self._text.train_on, placeholders=self.placeholders)
+
     def _place(self, messages: Sequence[Turn], media: Sequence[Medium], plans: Sequence[MediumPlan]) -> _Placed:
         """The conversation's text with each medium's own text in it."""
-        turns = [ChatMessage(turn.role, tuple(_parts(turn.content)), turn.learned) for turn in messages]
-        chat = self._template.render(turns, train_on=self._text.train_on, placeholders=self.placeholders)
+        chat = self._rendered(messages)
         if spelled := [token for token in self.reserved if token in chat.text]:
             raise SampleError(
                 "template_placeholder", f"expected no text that spells out {spelled[0]}, which stands for pictures"
