@@ -29,13 +29,13 @@ def read_files(model: ModelFiles) -> Files:
         try:
             nbytes += path.stat().st_size
             if nbytes > _MOST_BYTES:
-                raise ConfigError(f"model {model.name}: expected at most {_MOST_BYTES} bytes of JSON, got more")
+                raise ConfigError(f"expected at most {_MOST_BYTES} bytes of JSON, got more")
             found.append((path.name, path.read_text(encoding="utf-8")))
         except (OSError, UnicodeDecodeError) as exc:
             raise ConfigError(f"{path}: expected a file in UTF-8 that can be read: {exc}") from exc
     if "tokenizer.json" not in dict(found):
         raise ConfigError(
-            f"model {model.name}: no tokenizer.json; have transformers write one: "
+            "no tokenizer.json; have transformers write one: "
             "AutoTokenizer.from_pretrained(DIRECTORY).save_pretrained(DIRECTORY)"
         )
     return tuple(found)

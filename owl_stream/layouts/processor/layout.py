@@ -55,7 +55,6 @@ class ProcessorSettings:
     `transformers`: the version that made them. `trial`: tokens of a text, by which another tokenizer is known.
     """
 
-    name: str
     text: TextSettings
     pad: str
     form: Form
@@ -84,7 +83,10 @@ class ProcessorLayout(TemplatedLayout):
             vision = json.dumps(dict(choices.vision), sort_keys=True)
         except TypeError as exc:
             raise ConfigError(f"`vision`: expected values of JSON: {exc}") from exc
-        return _settled(model.name, read_files(model), text, vision, _patch(model))
+        try:
+            return _settled(read_files(model), text, vision, _patch(model))
+        except ConfigError as exc:
+            raise ConfigError(f"model {model.name}: `layout: {cls.name}`: {exc}") from exc
 
     def __init__(self, settings: ProcessorSettings) -> None:
         super().__init__(settings.text)
@@ -159,9 +161,7 @@ class ProcessorLayout(TemplatedLayout):
         if tokenizer is self._known_tokenizer:
             return
         if tuple(tokenizer.encode(_TRIAL).ids) != self._settings.trial:
-            raise ConfigError(
-                f"`tokenizer`: expected that of model {self._settings.name}, which its processor uses: leave it out"
-            )
+            raise ConfigError("`tokenizer`: expected the model's own, which its processor uses: leave `tokenizer` out")
         self._known_tokenizer = tokenizer
 
     def written(self, messages: Sequence[Turn]) -> str:
@@ -211,28 +211,27 @@ def _running(settings: ProcessorSettings) -> Released:
     try:
         installed = version("transformers")
     except ModuleNotFoundError as exc:  # PackageNotFoundError
-        raise ConfigError(f"`layout: processor` needs transformers: {INSTALL}") from exc
+        raise ConfigError(f"it needs transformers: {INSTALL}") from exc
     if installed != settings.transformers:
         raise ConfigError(
             f"transformers: expected {settings.transformers}, by which the recipe was made, got {installed}"
         )
-    return make_released(settings.name, settings.files, settings.vision)
+    return make_released(settings.files, settings.vision)
 
 
 @lru_cache(maxsize=4)
-def _settled(name: str, files: Files, text: TextSettings, vision: str, patch: int) -> ProcessorSettings:
+def _settled(files: Files, text: TextSettings, vision: str, patch: int) -> ProcessorSettings:
     """Takes seconds: the processor is asked for a dozen batches."""
     from owl_stream.layouts.processor.proof import prove  # noqa: PLC0415 # it makes a layout to hold against
 
-    released = make_released(name, files, vision)
+    released = make_released(files, vision)
     if released.pad_token is None:
-        raise ConfigError(f"model {name}: expected `pad_token` in tokenizer_config.json, got none")
+        raise ConfigError("expected `pad_token` in tokenizer_config.json, got none")
     tokenizer = released.tokenizer()
-    values = ImageSettings(ModelFiles(name, {}), released.settings)
+    values = ImageSettings(ModelFiles("of its processor", {}), released.settings)
     try:
-        form = Prober(name, released, _placeholder(name, text, released)).find(tokenizer.id_of, patch)
+        form = Prober(released, _placeholder(text, released)).find(tokenizer.id_of, patch)
         settings = ProcessorSettings(
-            name=name,
             text=text,
             pad=released.pad_token,
             form=form,
@@ -242,19 +241,17 @@ def _settled(name: str, files: Files, text: TextSettings, vision: str, patch: in
             trial=tuple(tokenizer.encode(_TRIAL).ids),
             files=files,
         )
-        prove(name, ProcessorLayout(settings), released)
+        prove(ProcessorLayout(settings), released)
     except SampleError as exc:
-        raise ConfigError(f"model {name}: `layout: processor`: {exc.reason}: {exc.detail}") from exc
+        raise ConfigError(f"{exc.reason}: {exc.detail}") from exc
     return settings
 
 
-def _placeholder(name: str, text: TextSettings, released: Released) -> str:
+def _placeholder(text: TextSettings, released: Released) -> str:
     """What the chat template writes for a picture."""
     turn = ChatMessage("user", (Part("image"), Part("text", "What?")))
     written = text.build().render([turn]).text
     for token in dict.fromkeys([released.image_token, *released.others]):
         if written.count(token) == 1:
             return token
-    raise ConfigError(
-        f"model {name}: expected the chat template to write {released.image_token} once for a picture, got {written!r}"
-    )
+    raise ConfigError(f"expected the chat template to write {released.image_token} once for a picture, got {written!r}")

@@ -65,10 +65,10 @@ def noise(size: Size) -> Picture:
 
 
 class Prober:
-    """Asks one processor; `name`: what the model is called in errors."""
+    """Asks one processor, in whose texts `placeholder` stands for a picture."""
 
-    def __init__(self, name: str, released: Released, placeholder: str) -> None:
-        self._name, self._released, self._placeholder = name, released, placeholder
+    def __init__(self, released: Released, placeholder: str) -> None:
+        self._released, self._placeholder = released, placeholder
 
     def find(self, token_id_of: Callable[[str], int | None], patch: int) -> Form:
         """The form; `patch`: side of a vision token in pixels.
@@ -81,7 +81,7 @@ class Prober:
         structure, tile = self._structure(raw, pixels)
         token = self._token()
         if (number := token_id_of(token)) is None:
-            raise self._wrong(f"expected {token} to be a token of tokenizer.json, which has none")
+            raise ConfigError(f"expected {token} to be a token of tokenizer.json, which has none")
         form = Form(
             pixels=pixels,
             structure=structure,
@@ -109,14 +109,14 @@ class Prober:
             texts = [picture_texts(text, len(row)) for text, row in zip(answer.texts, pictures, strict=True)]
         except Exception as exc:  # whatever a processor raises
             sizes = [[f"{picture.shape[1]}x{picture.shape[0]}" for picture in row] for row in pictures]
-            raise self._wrong(f"its processor fails on rows of pictures {sizes}: {told(exc)}") from exc
+            raise ConfigError(f"its processor fails on rows of pictures {sizes}: {told(exc)}") from exc
         return answer.tensors, texts
 
     def _pixels(self) -> str:
         made = self._probe([[WIDE]], raw=False).tensors
         found = [name for name, values in made.items() if values.dtype.kind == "f"]
         if len(found) != 1:
-            raise self._wrong(f"expected one tensor of floating-point numbers, the pixels, got {found or 'none'}")
+            raise ConfigError(f"expected one tensor of floating-point numbers, the pixels, got {found or 'none'}")
         return found[0]
 
     def _structure(self, probes: Sequence[Probe], pixels: str) -> tuple[Structure, tuple[int, ...]]:
@@ -128,7 +128,7 @@ class Prober:
             structure = "row" if by_row else "picture"
         tiles = {shape[1 if structure == "flat" else 2 :] for shape in shapes}
         if len(tiles) != 1:
-            raise self._wrong(
+            raise ConfigError(
                 f"expected {pixels} of tiles that all have one shape, [tiles, ...], [rows, tiles, ...] or "
                 f"[pictures, tiles, ...], got {', '.join(str(list(shape)) for shape in sorted(set(shapes)))}"
             )
@@ -136,7 +136,7 @@ class Prober:
 
     def _axis(self, pixels: str, tile: tuple[int, ...]) -> int:
         if 3 not in tile:
-            raise self._wrong(f"expected {pixels} with a dimension of three colours, got tiles of {list(tile)}")
+            raise ConfigError(f"expected {pixels} with a dimension of three colours, got tiles of {list(tile)}")
         return 1 + tile.index(3)
 
     def _token(self) -> str:
@@ -144,7 +144,7 @@ class Prober:
         candidates = dict.fromkeys([self._released.image_token, *self._released.others])
         found = max(candidates, key=texts[0][0].count)
         if found not in texts[0][0]:
-            raise self._wrong(f"expected {' or '.join(candidates)} in the text of a picture, got {texts[0][0][:80]!r}")
+            raise ConfigError(f"expected {' or '.join(candidates)} in the text of a picture, got {texts[0][0][:80]!r}")
         return found
 
     def _extras(self, probes: Sequence[Probe], pixels: str, structure: Structure, token_id: int) -> list[Extra]:
@@ -154,11 +154,11 @@ class Prober:
 
     def _extra(self, name: str, probes: Sequence[Probe], pixels: str, structure: Structure, token_id: int) -> Extra:
         if any(name not in probe.tensors for probe in probes):
-            raise self._wrong(f"expected {name} in every batch with pictures, or in none")
+            raise ConfigError(f"expected {name} in every batch with pictures, or in none")
         arrays = [probe.tensors[name] for probe in probes]
         dtype = str(arrays[0].dtype)
         if arrays[0].dtype.kind not in "iu" or dtype not in DTYPES:
-            raise self._wrong(f"expected {name} of {', '.join(DTYPES)} without fractions, got {dtype}")
+            raise ConfigError(f"expected {name} of {', '.join(DTYPES)} without fractions, got {dtype}")
         if all(each.shape == probe.tensors["input_ids"].shape for each, probe in zip(arrays, probes, strict=True)):
             return Extra(name, "tokens", dtype, (), self._token_values(name, probes, token_id))
         counts = [np.array(list(map(len, probe.rows))) for probe in probes]
@@ -179,7 +179,7 @@ class Prober:
         alike = all(each.shape[:leading] == lead for each, lead in zip(arrays, leads, strict=True))
         if structure == "picture" or not alike or len(dims) != 1 or not {*np.unique(arrays[-1])} <= {0, 1}:
             shapes = ", ".join(str(list(each.shape)) for each in arrays[:4])
-            raise self._wrong(
+            raise ConfigError(
                 f"{name}: expected a tensor of tokens, of numbers of each picture, of counts of pictures, or a mask of "
                 f"whole tiles, got {shapes}; what goes by pictures' content cannot be told before they are decoded"
             )
@@ -195,7 +195,7 @@ class Prober:
                 where = (ids == token_id, (ids != token_id) & (mask != 0), mask == 0)[kind]
                 values |= {int(value) for value in np.unique(probe.tensors[name][where])}
             if len(values) != 1:
-                raise self._wrong(f"{name}: expected one number for all tokens of a kind, got {sorted(values)[:8]}")
+                raise ConfigError(f"{name}: expected one number for all tokens of a kind, got {sorted(values)[:8]}")
             found.append(values.pop())
         return tuple(found)
 
@@ -208,7 +208,7 @@ class Prober:
             alike.append([one == other for one, other in pairwise(each)])
             runs |= {(sum(shortened(text, form.token)[1]), tiles) for text, tiles, *_ in each}
         if not all(last for *_, last in alike):
-            raise self._wrong("expected a picture to become the same beside one other and beside two, got otherwise")
+            raise ConfigError("expected a picture to become the same beside one other and beside two, got otherwise")
         extremes = []
         for size in _EXTREMES:
             text, tiles, *_ = self._copies(form, size, 1)
@@ -228,11 +228,8 @@ class Prober:
         tensors, texts = self._asked([[noise(size)] * count])
         pixels = tensors[form.pixels]
         if len({*texts[0]}) != 1:
-            raise self._wrong("expected equal pictures of a row to have equal texts, got others: it numbers them")
+            raise ConfigError("expected equal pictures of a row to have equal texts, got others: it numbers them")
         tiles = tiles_of(pixels, form.structure, count)
         values = tuple(tuple(tensors[extra.name][0].ravel().tolist()) for extra in form.of_kind("picture"))
         first = (pixels if form.structure == "flat" else pixels[0])[:tiles]
         return texts[0][0], tiles, values, as_bytes(first).tobytes()
-
-    def _wrong(self, what: str) -> ConfigError:
-        return ConfigError(f"model {self._name}: `layout: processor`: {what}")

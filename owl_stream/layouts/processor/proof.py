@@ -43,7 +43,7 @@ class _Said(NamedTuple):
     learned: bool = True
 
 
-def prove(name: str, layout: Any, released: Released) -> None:
+def prove(layout: Any, released: Released) -> None:
     """Compare several batches; `layout`: a `ProcessorLayout` for this processor.
 
     Raises:
@@ -57,8 +57,8 @@ def prove(name: str, layout: Any, released: Released) -> None:
         except Exception as exc:  # whatever a processor raises
             if rows is _MIXED:
                 continue  # it takes no rows without pictures beside others, so nothing says how they look there
-            raise ConfigError(f"model {name}: its processor fails on {rows}: {told(exc)}") from exc
-        _compare(name, rows, expected, _made(layout, released, talks, rows))
+            raise ConfigError(f"its processor fails on {rows}: {told(exc)}") from exc
+        _compare(rows, expected, _made(layout, released, talks, rows))
 
 
 def _talk(number: int, pictures: int) -> list[Turn]:
@@ -126,8 +126,8 @@ def _padded(flat: NDArray[Any], lengths: Sequence[int]) -> NDArray[Any]:
     return out
 
 
-def _compare(name: str, rows: Sequence[Sequence[Size]], expected: Arrays, made: Arrays) -> None:
-    place = f"model {name}: `layout: processor`: rows of pictures {[[f'{w}x{h}' for w, h in row] for row in rows]}"
+def _compare(rows: Sequence[Sequence[Size]], expected: Arrays, made: Arrays) -> None:
+    place = f"rows of pictures {[[f'{w}x{h}' for w, h in row] for row in rows]}"
     if {*expected} != {*made} - {_OWN}:
         raise ConfigError(f"{place}: expected tensors {sorted(expected)}, as of its processor, got {sorted(made)}")
     for tensor, want in expected.items():

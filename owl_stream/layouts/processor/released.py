@@ -114,8 +114,8 @@ class FileTokenizer:
 
 
 @lru_cache(maxsize=4)
-def make_released(name: str, files: Files, vision: str) -> Released:
-    """The processor of a model called `name`; `vision`: JSON of settings that replace the image processor's.
+def make_released(files: Files, vision: str) -> Released:
+    """The processor of a model's files; `vision`: JSON of settings that replace the image processor's.
 
     Raises:
         ConfigError: transformers is not installed, or makes no processor of these files; the message has its words.
@@ -124,17 +124,17 @@ def make_released(name: str, files: Files, vision: str) -> Released:
     try:
         import transformers  # noqa: F401, PLC0415 # slow to import, and only for who chooses this layout
     except ImportError as exc:
-        raise ConfigError(f"`layout: processor` needs transformers: {INSTALL}") from exc
+        raise ConfigError(f"it needs transformers: {INSTALL}") from exc
     with tempfile.TemporaryDirectory(prefix="owl-processor-") as directory:
         for file, text in files:
             Path(directory, file).write_text(text, encoding="utf-8")
         try:
-            return Released(_load(name, directory, json.loads(vision)), dict(files)["tokenizer.json"])
+            return Released(_load(directory, json.loads(vision)), dict(files)["tokenizer.json"])
         except ConfigError:
             raise
         except Exception as exc:  # whatever transformers raises
             raise ConfigError(
-                f"model {name}: transformers makes no processor of its files: {told(exc).replace(directory, name)}"
+                f"transformers makes no processor of its files: {told(exc).replace(directory, 'its directory')}"
             ) from exc
 
 
@@ -143,7 +143,7 @@ def told(exc: Exception) -> str:
     return f"{type(exc).__name__}: {' '.join(str(exc).split())}"[:400]
 
 
-def _load(name: str, directory: str, vision: Mapping[str, Any]) -> Any:
+def _load(directory: str, vision: Mapping[str, Any]) -> Any:
     """The processor with its tokenizer and Pillow's image processor; other parts, such as that of videos, are left out.
 
     The class checks its parts, and would refuse to be without them: videos' want torchvision.
@@ -152,7 +152,7 @@ def _load(name: str, directory: str, vision: Mapping[str, Any]) -> Any:
 
     options = {"local_files_only": True, "trust_remote_code": False}
     given = transformers.ProcessorMixin.get_processor_dict(directory, **options)[0]
-    chosen = _class_of(name, directory, given)
+    chosen = _class_of(directory, given)
     unchecked = {"check_argument_for_proper_class": lambda self, argument, value: type(value)}
     made: Any = type(chosen.__name__, (chosen,), unchecked)
     parts: list[Any] = []
@@ -167,11 +167,11 @@ def _load(name: str, directory: str, vision: Mapping[str, Any]) -> Any:
     processor = made.from_args_and_dict(parts, given)
     for needed in ("tokenizer", "image_processor", "image_token"):
         if getattr(processor, needed, None) is None:
-            raise ConfigError(f"model {name}: {chosen.__name__}: expected a processor with `{needed}`, got none")
+            raise ConfigError(f"{chosen.__name__}: expected a processor with `{needed}`, got none")
     return processor
 
 
-def _class_of(name: str, directory: str, given: Mapping[str, Any]) -> Any:
+def _class_of(directory: str, given: Mapping[str, Any]) -> Any:
     """The processor's class: as the files name it, else by the model's family."""
     import transformers  # noqa: PLC0415 # see `make_released`
     from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES  # noqa: PLC0415 # see `make_released`
@@ -187,7 +187,7 @@ def _class_of(name: str, directory: str, given: Mapping[str, Any]) -> Any:
         if isinstance(found, type) and issubclass(found, transformers.ProcessorMixin):
             return found
     raise ConfigError(
-        f"model {name}: expected `processor_class` in processor_config.json, or a `model_type` in config.json, that "
+        f"expected `processor_class` in processor_config.json, or a `model_type` in config.json, that "
         f"transformers {transformers.__version__} has a processor for, got {named or 'none'}"
     )
 
