@@ -205,7 +205,7 @@ def test_another_tokenizer_is_refused(tmp_path: Path) -> None:
             tokens = tokenizer.encode(text)
             return tokens._replace(ids=[*tokens.ids[:-1], 5])
 
-    with pytest.raises(ConfigError, match="`tokenizer`: expected the model.s own"):
+    with pytest.raises(ConfigError, match="`tokenizer`: expected the model's own"):
         layout.encode(said(("Hi", "Ho.")), [], Other(), NO_LIMIT)
 
 
