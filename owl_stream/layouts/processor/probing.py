@@ -28,7 +28,8 @@ from owl_stream.wire import DTYPES
 Size = tuple[int, int]
 """(width, height)."""
 
-WIDE, TALL, LARGE = (96, 64), (60, 150), (420, 300)
+WIDE, TALL, LARGE = (240, 60), (50, 200), (420, 300)
+"""Most are long: processors that enlarge a picture make few tiles of such, and time and memory go by tiles."""
 _EXTREMES = ((2400, 2400), (3000, 180), (180, 3000))
 _MANY = 3
 """Pictures of a row that stand for any number of them."""
@@ -40,8 +41,8 @@ BATCHES: tuple[tuple[tuple[Size, ...], ...], ...] = (
     ((LARGE,),),
     ((WIDE,), (LARGE,)),
     ((WIDE, WIDE),),
-    ((TALL, LARGE, WIDE),),
-    ((WIDE, LARGE), (TALL,), (LARGE, TALL, WIDE, WIDE)),
+    ((TALL, WIDE, TALL),),
+    ((WIDE, TALL), (TALL,), (WIDE, TALL, WIDE)),
 )
 """Rows of pictures of several batches."""
 
@@ -203,7 +204,7 @@ class Prober:
         """The form with what goes by a picture's size, and by what is beside it."""
         runs: set[tuple[int, int]] = set()
         alike = []
-        for size in (WIDE, LARGE):
+        for size in (WIDE, TALL):
             each = [self._copies(form, size, count) for count in range(1, _MANY + 1)]
             alike.append([one == other for one, other in pairwise(each)])
             runs |= {(sum(shortened(text, form.token)[1]), tiles) for text, tiles, *_ in each}

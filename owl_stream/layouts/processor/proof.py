@@ -25,16 +25,16 @@ _OWN = "labels"
 """What no processor returns."""
 
 _NO_LIMIT = LengthLimit(1 << 30, "skip")
-_NARROW, _TINY = (20, 240), (9, 7)
+_NARROW, _TINY = (20, 240), (40, 9)
 
 _ROWS: tuple[tuple[tuple[Size, ...], ...], ...] = (
     ((WIDE,), (LARGE, TALL)),
-    ((_TINY, _NARROW, WIDE, TALL), (TALL,), (LARGE,)),
-    ((TALL, TALL), (WIDE, LARGE, _TINY)),
-    ((LARGE,),),
+    ((_TINY, _NARROW, TALL), (TALL,)),
+    ((TALL, TALL), (WIDE, _TINY)),
+    ((_NARROW,),),
     ((), ()),
 )
-_MIXED: tuple[tuple[Size, ...], ...] = ((), (TALL, WIDE), (), (LARGE,))
+_MIXED: tuple[tuple[Size, ...], ...] = ((), (TALL, WIDE), (), (WIDE,))
 
 
 class _Said(NamedTuple):
