@@ -27,12 +27,13 @@ _MOST_BYTES = 16 << 20
 class ModelFiles:
     """The settings of one model. `name`: what the configuration calls it. `files`: their JSON, by file name.
 
-    `template`: the chat template, None where there is none.
+    `template`: the chat template, None where there is none. `directory`: where they lie on this machine.
     """
 
     name: str
     files: Mapping[str, Mapping[str, Any]] = field(repr=False)
     template: str | None = field(default=None, repr=False)
+    directory: Path | None = field(default=None, repr=False)
 
     @property
     def model_type(self) -> str:
@@ -124,7 +125,7 @@ def open_model(spec: str, base: Path) -> ModelFiles:
         text = _read(directory / name)
         if text is not None:
             files[name] = _parsed(directory / name, text)
-    return ModelFiles(spec, files, _template(directory, files))
+    return ModelFiles(spec, files, _template(directory, files), directory)
 
 
 def _template(directory: Path, files: Mapping[str, Mapping[str, Any]]) -> str | None:

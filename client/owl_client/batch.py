@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data._utils.collate import default_collate_fn_map
 
 from owl_client.device import finish
@@ -54,10 +55,14 @@ class BatchMeta:
 
 @dataclass(frozen=True)
 class Raw:
-    """What is still to be done with a batch's pixels, once they are on their device."""
+    """What is still to be done with a batch's pixels, once they are on their device.
+
+    `lengths`: of the pieces of pixels that are padded, by tensor.
+    """
 
     dtype: torch.dtype
     normalise: Mapping[str, Normalise]
+    lengths: Mapping[str, list[int]] = field(default_factory=dict)
 
 
 class Batch(dict[str, Any]):
@@ -91,6 +96,7 @@ class Batch(dict[str, Any]):
             for name, how in self._raw.normalise.items():
                 if name in moved:
                     moved[name] = finish(moved[name], self._raw.dtype, how)
+            moved = pad_pieces(moved, self._raw.lengths)
         return Batch(moved, self._meta)
 
 
@@ -106,6 +112,14 @@ def _move(value: Any, device: torch.device, non_blocking: bool) -> Any:
     if isinstance(value, list):
         return [_move(each, device, non_blocking) for each in value]
     return value.to(device, non_blocking=non_blocking)
+
+
+def pad_pieces(tensors: dict[str, Any], lengths: Mapping[str, list[int]]) -> dict[str, Any]:
+    """Replace each flat tensor that has `lengths` by [pieces, longest, ...]: behind the end of a piece are zeros."""
+    return {
+        name: pad_sequence(list(torch.split(tensor, lengths[name])), batch_first=True) if name in lengths else tensor
+        for name, tensor in tensors.items()
+    }
 
 
 def split_rows(tensors: dict[str, torch.Tensor], lengths: Mapping[str, list[int]]) -> dict[str, Any]:

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 
 from owl_stream.errors import FrameError
-from owl_stream.wire import BatchHeader, Hello, Normalise, SchemaEntry, check_schema, check_tensors, tensor_views
+from owl_stream.wire import (
+    MAX_ELEMENTS,
+    BatchHeader,
+    Hello,
+    Normalise,
+    SchemaEntry,
+    check_schema,
+    check_tensors,
+    tensor_views,
+)
 
 IDS = "input_ids"
 
@@ -13,8 +23,8 @@ IDS = "input_ids"
 class Contract:
     """A stream's schema, checked.
 
-    `normalise`: what is to be done with raw pixels, by tensor. `lengths`: by flat tensor, the one that says how many of
-    its entries belong to each row.
+    `normalise`: what is to be done with raw pixels, by tensor. `lengths`: by flat tensor, the one that cuts it into
+    pieces.
 
     Raises:
         FrameError: no batch of such a schema could be used: the message names the tensor.
@@ -42,8 +52,12 @@ class Contract:
         specs = {spec.name: spec for spec in header.tensors}
         for flat, name in self.lengths.items():
             if flat in specs:
+                if name not in specs:
+                    raise FrameError(f"tensor {name!r:.80}: expected it beside {flat!r:.80}, which it cuts, got none")
                 lengths = tensor_views(payload, [specs[name]])[name].tolist()
                 _check_lengths(name, lengths, specs[flat].shape[0])
+                if flat in self.normalise:
+                    _check_padded(name, lengths, specs[flat].shape)
 
 
 def _check_lengths(name: str, lengths: list[int], entries: int) -> None:
@@ -52,6 +66,16 @@ def _check_lengths(name: str, lengths: list[int], entries: int) -> None:
         raise FrameError(
             f"tensor {name!r:.80}: expected lengths from 0 with the sum {entries}, "
             f"got {len(lengths)} from {least} with the sum {sum(lengths)}"
+        )
+
+
+def _check_padded(name: str, lengths: list[int], shape: Sequence[int]) -> None:
+    """Pixels are padded to the longest piece: a few lengths must not ask for any amount of memory."""
+    elements = len(lengths) * max(lengths, default=0) * math.prod(shape[1:])
+    if elements > MAX_ELEMENTS:
+        raise FrameError(
+            f"tensor {name!r:.80}: expected lengths whose pieces have at most {MAX_ELEMENTS} elements once they are "
+            f"padded, got {elements}"
         )
 
 

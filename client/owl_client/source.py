@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from owl_client.batch import Batch, BatchMeta, Raw, split_rows
+from owl_client.batch import Batch, BatchMeta, Raw, pad_pieces, split_rows
 from owl_client.buffers import NoReceiveMemoryError
 from owl_client.crossing import share
 from owl_client.device import Placed, Placer
@@ -22,10 +22,15 @@ from owl_stream.wire import BatchHeader, tensor_views
 
 @dataclass(frozen=True)
 class Ready:
-    """A batch on its way: perhaps still being copied to its device."""
+    """A batch on its way: perhaps still being copied to its device.
+
+    `rows`: of flat tensors that become one a row, how many entries each row has. `pieces`: the same of pixels, which
+    are padded.
+    """
 
     placed: Placed
-    lengths: Mapping[str, list[int]]
+    rows: Mapping[str, list[int]]
+    pieces: Mapping[str, list[int]]
     meta: BatchMeta
     raw: Raw | None
     nbytes: int
@@ -38,7 +43,9 @@ class Ready:
         Raises:
             ConfigError: it is to leave, and there is no room in shared memory.
         """
-        whole = split_rows(self.placed.claim(), self.lengths)
+        whole = split_rows(self.placed.claim(), self.rows)
+        if self.raw is None:
+            whole = pad_pieces(whole, self.pieces)
         if self.leaves:
             share(whole)
         return Batch(whole, self.meta, self.raw)
@@ -95,9 +102,10 @@ class BatchSource:
         self._counters.copy_s += time.perf_counter() - began
         return Ready(
             placed=placed,
-            lengths=lengths,
+            rows={name: each for name, each in lengths.items() if name not in contract.normalise},
+            pieces=(pieces := {name: each for name, each in lengths.items() if name in contract.normalise}),
             meta=self._meta(header),
-            raw=None if self._raw_for is None else Raw(self._raw_for, contract.normalise),
+            raw=None if self._raw_for is None else Raw(self._raw_for, contract.normalise, pieces),
             nbytes=frame.payload.nbytes,
             leaves=self._leaves,
         )

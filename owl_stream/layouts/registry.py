@@ -13,6 +13,7 @@ from owl_stream.errors import ConfigError
 from owl_stream.layouts.gemma3.layout import Gemma3Layout
 from owl_stream.layouts.internvl.layout import InternVLLayout
 from owl_stream.layouts.owl3 import Owl3Layout240728, Owl3Layout241101
+from owl_stream.layouts.processor.layout import ProcessorLayout
 from owl_stream.layouts.qwen.layout import Qwen2VLLayout, Qwen3VLLayout, Qwen25VLLayout, Qwen35Layout
 from owl_stream.layouts.types import Layout
 from owl_stream.models import ModelFiles
@@ -26,6 +27,7 @@ _ALL: tuple[type[Layout], ...] = (
     Qwen35Layout,
     InternVLLayout,
     Gemma3Layout,
+    ProcessorLayout,
 )
 _LAYOUTS = {layout.name: layout for layout in _ALL}
 
@@ -62,7 +64,8 @@ def layout_of(model: ModelFiles) -> str:
     if name not in _LAYOUTS:
         raise ConfigError(
             f"model {model.name}: config.json has `model_type` {model.model_type!r:.80}, for which there is no layout; "
-            f"set `layout` to one of {', '.join(_LAYOUTS)}"
+            "set `layout: processor` to run its own processor, or `layout` to one that fits: "
+            f"{', '.join(name for name in _LAYOUTS if name != 'processor')}"
         )
     return name
 

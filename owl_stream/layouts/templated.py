@@ -16,7 +16,7 @@ from owl_stream.errors import ConfigError, SampleError
 from owl_stream.layouts.conversation import IMAGE, MARKER, check_conversation
 from owl_stream.layouts.placeholders import repeat
 from owl_stream.layouts.settling import choice
-from owl_stream.layouts.template import ChatMessage, ChatTemplate, MediumKind, MediumPlace, Part
+from owl_stream.layouts.template import ChatMessage, ChatTemplate, MediumKind, MediumPlace, Part, RenderedChat
 from owl_stream.layouts.truncation import cut_position
 from owl_stream.layouts.types import Chat, Choices, EncodedRow, Image, LengthLimit, Medium, Tokenizer, Turn, Visual
 from owl_stream.models import ModelFiles
@@ -128,6 +128,10 @@ class TemplatedLayout(ABC):
             SampleError: the family has no place for such a medium.
         """
 
+    def plans(self, media: Sequence[Medium]) -> list[MediumPlan]:
+        """What becomes of all media of a row, for a family where that depends on how many there are."""
+        return [self.plan(index, medium) for index, medium in enumerate(media)]
+
     def replaced(self, text: str, place: MediumPlace) -> tuple[int, int]:
         """Which characters [begin, end) of the template's text give way to a medium's text."""
         return place.begin, place.end
@@ -140,7 +144,7 @@ class TemplatedLayout(ABC):
                 `no_supervised_tokens`.
         """
         check_conversation(chat, media, templated=True)
-        plans = [self.plan(index, medium) for index, medium in enumerate(media)]
+        plans = self.plans(media)
         placed = self._place(chat, media, plans)
         tokens = tokenizer.encode(placed.text)
         offsets = np.array(list(tokens.offsets), dtype=np.int64).reshape(-1, 2)
@@ -168,14 +172,17 @@ class TemplatedLayout(ABC):
         """See `Layout.filler`."""
         return EncodedRow(np.array([tokenizer.pad_id], dtype=np.int64), (), np.array([], dtype=np.int64), ())
 
-    def _place(self, chat: Chat, media: Sequence[Medium], plans: Sequence[MediumPlan]) -> _Placed:
-        """The conversation's text with each medium's own text in it."""
-        rendered = self._template.render(
+    def _rendered(self, chat: Chat) -> RenderedChat:
+        return self._template.render(
             [ChatMessage(turn.role, tuple(_parts(turn.content)), turn.learned, _extra(turn)) for turn in chat.turns],
             tools=chat.tools or None,
             train_on=self._text.train_on,
             placeholders=self.placeholders,
         )
+
+    def _place(self, chat: Chat, media: Sequence[Medium], plans: Sequence[MediumPlan]) -> _Placed:
+        """The conversation's text with each medium's own text in it."""
+        rendered = self._rendered(chat)
         text = rendered.text
         if spelled := [token for token in self.reserved if token in text]:
             raise SampleError(

@@ -314,6 +314,9 @@ def tensor(name: str, dtype: str, *dims: str | int, optional: bool = False, leng
     return SchemaEntry(name, dtype, dims, optional, None, lengths)
 
 
-def drawn(name: str, *dims: str | int, normalise: Normalise) -> SchemaEntry:
-    """A line for a tensor that pictures are drawn into: uint8, left out where there are none."""
-    return SchemaEntry(name, "uint8", dims, True, normalise, None)
+def drawn(name: str, *dims: str | int, normalise: Normalise, lengths: str | None = None) -> SchemaEntry:
+    """A line for a tensor that pictures are drawn into: uint8, left out where there are none.
+
+    `lengths`: the tensor that cuts it into pieces, which the client pads to the longest with zeros.
+    """
+    return SchemaEntry(name, "uint8", dims, True, normalise, lengths)

@@ -43,12 +43,13 @@ from owl_stream.wire.memory import (
 )
 from owl_stream.wire.parser import FrameParser, parse_frames
 from owl_stream.wire.schema import check_schema, check_tensors
-from owl_stream.wire.tensors import DTYPES, TensorSpec, lay_out, tensor_views
+from owl_stream.wire.tensors import DTYPES, MAX_ELEMENTS, TensorSpec, lay_out, tensor_views
 
 __all__ = [
     "ACCEPTED",
     "ALIGNMENT",
     "DTYPES",
+    "MAX_ELEMENTS",
     "MAX_FRAME_BYTES",
     "MAX_HEADER_BYTES",
     "MAX_SLABS",

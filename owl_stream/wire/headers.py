@@ -71,8 +71,8 @@ class SchemaEntry:
     """A tensor that batches of a stream may hold: its dimensions are numbers or letters (`["B", "L", 2]`).
 
     A batch says what the letters are. An `optional` tensor is left out where one of its letters is 0. `normalise`: what
-    is to be done with its pixels. `lengths`: the tensor that tells how many of its entries belong to each row; the
-    client hands out one tensor a row.
+    is to be done with its pixels. `lengths`: the tensor that cuts it into pieces, as it tells how many of its entries
+    belong to each; the client hands out a list of them, or of pixels one tensor in which each piece ends in zeros.
     """
 
     name: Name

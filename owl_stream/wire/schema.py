@@ -37,9 +37,12 @@ def check_schema(entries: Sequence[SchemaEntry]) -> None:
 
 
 def _check_lengths(entry: SchemaEntry, lengths: SchemaEntry | None) -> None:
-    if not entry.dims or entry.normalise is not None:
-        raise _wrong(entry, f"expected no pixels, and a dimension that its lengths cut, got {_form(entry)}")
-    if lengths is None or (lengths.dtype, lengths.dims, lengths.lengths) != ("int64", (ROWS,), None):
+    if not entry.dims:
+        raise _wrong(entry, f"expected a dimension that its lengths cut, got {_form(entry)}")
+    # a list has an entry a row; pixels are also cut by what their rows have, such as pictures
+    pixels = entry.normalise is not None
+    dims = lengths.dims if lengths is not None and pixels and len(lengths.dims) == 1 else (ROWS,)
+    if lengths is None or (lengths.dtype, lengths.dims, lengths.lengths) != ("int64", dims, None):
         cut = "" if lengths is None or lengths.lengths is None else ", cut by lengths of its own"
         got = "none" if lengths is None else _form(lengths) + cut
         raise _wrong(entry, f"expected its lengths {entry.lengths!r:.80} as int64 [{ROWS}], got {got}")

@@ -346,6 +346,8 @@ GOOD = {
     "lengths_first": flat(ROWS_OF_X)[::-1],
     "flat_of_more_dimensions": flat(ROWS_OF_X, dtype="float32", dims=("N", 3)),
     "two_cut_alike": (*flat(ROWS_OF_X), line("y", "int64", "N", lengths="n")),
+    "pixels_cut_into_rows": (line("x", "uint8", "C", 3, normalise=PIXELS, lengths="n"), ROWS_OF_X),
+    "pixels_cut_into_pictures": (line("x", "uint8", "C", 3, normalise=PIXELS, lengths="n"), line("n", "int64", "N")),
 }
 
 
@@ -379,7 +381,7 @@ BAD = {
     "lengths_of_something_else": (flat(line("n", "int64", "N")), NO_LENGTHS + r"int64 \['N'\]"),
     "lengths_of_two_dimensions": (flat(line("n", "int64", "B", 2)), NO_LENGTHS + r"int64 \['B', 2\]"),
     "so_many_lengths": (flat(line("n", "int64", 2)), NO_LENGTHS + r"int64 \[2\]"),
-    "nothing_to_cut": (flat(ROWS_OF_X, dims=()), "'x': expected .* a dimension that its lengths cut"),
+    "nothing_to_cut": (flat(ROWS_OF_X, dims=()), "'x': expected a dimension that its lengths cut"),
     "its_own_lengths": (
         (line("x", "int64", "B", lengths="x"),),
         r"'x': expected its lengths 'x' .* lengths of its own",
@@ -388,9 +390,9 @@ BAD = {
         (line("x", "int64", "B", lengths="n"), line("n", "int64", "B", lengths="x")),
         NO_LENGTHS + r"int64 \['B'\], cut by lengths of its own",
     ),
-    "pixels_cut_into_rows": (
-        (line("x", "uint8", "C", 3, normalise=PIXELS, lengths="n"), ROWS_OF_X),
-        "'x': expected no pixels",
+    "pixels_cut_by_pairs": (
+        (line("x", "uint8", "C", 3, normalise=PIXELS, lengths="n"), line("n", "int64", "B", 2)),
+        NO_LENGTHS + r"int64 \['B', 2\]",
     ),
 }
 
