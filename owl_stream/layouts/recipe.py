@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from owl_stream.config import MAX_IMAGE_BYTES, DatasetConfig
 from owl_stream.errors import ConfigError, ContractError
-from owl_stream.layouts.registry import get_layout, layout_of, source_digest
+from owl_stream.layouts.own import check_own, digest_source
+from owl_stream.layouts.registry import LAYOUT_NAMES, get_layout, layout_of
 from owl_stream.layouts.types import BatchReport, Choices, Layout, LengthLimit
 from owl_stream.models import open_model
 
@@ -67,9 +68,14 @@ def settle_recipe(config: DatasetConfig, base: Path = Path()) -> Recipe:
         train_on=config.train_on,
         positions=config.positions,
     )
+    layout = get_layout(name)
+    settings = layout.settle(choices)
+    own = name not in LAYOUT_NAMES
+    if own:
+        check_own(layout, settings)
     return Recipe(
         layout=name,
-        settings=get_layout(name).settle(choices),
+        settings=settings,
         tokenizer=tokenizer,
         resize=config.resize,
         max_length=config.max_length,
@@ -78,7 +84,7 @@ def settle_recipe(config: DatasetConfig, base: Path = Path()) -> Recipe:
         max_image_bytes=config.max_image_bytes,
         on_unknown_field=config.on_unknown_field,
         literal_markers=config.literal_markers,
-        source=source_digest(name),
+        source=digest_source(layout) if own else "",
     )
 
 

@@ -133,3 +133,67 @@ def test_what_is_no_layout_is_refused(name: str, message: str) -> None:
     """The message says why, and what there is."""
     with pytest.raises(ConfigError, match=message):
         get_layout(name)
+
+
+_OWN = """
+from dataclasses import dataclass
+from owl_stream.layouts import SpecialTokens
+from owl_stream.layouts.text import TEXT_TENSORS
+from owl_stream.layouts.types import drawn, tensor
+from owl_stream.wire import Normalise
+
+
+@dataclass(frozen=True)
+class Settings:
+    value: object = 0
+
+
+class Own:
+    name, released, unit, transparency = "own", "nobody/own", "picture", "white"
+    encode = filler = collate = check = targets = most_target_pixels = draw = look = None
+    tokens = SpecialTokens("<pad>", {})
+    schema = TEXT_TENSORS
+    settings = Settings()
+
+    def __init__(self, settings): ...
+
+    @classmethod
+    def settle(cls, choices):
+        return cls.settings
+
+    def lengths(self, sizes):
+        return {"B": len(sizes), "L": 1}
+
+
+PIXELS = drawn("pixel_values", "U", 3, 8, 8, normalise=Normalise((0.5,) * 3, (0.5,) * 3, 1, 1, False))
+FLAT = drawn("pixel_values", "B", 8, 8, normalise=Normalise((0.5,) * 3, (0.5,) * 3, 1, 1, False))
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("", None),
+        ("Own.settings = {}", r"own_\d:Own: `settle`: expected a frozen dataclass, got {}; see layouts.md"),
+        ("Own.settings = Settings({1})", "`settle`: expected plain values in its dataclass .*set is not JSON"),
+        ("Own.tokens = ()", r"`tokens`: expected SpecialTokens, got \(\)"),
+        ("del Own.schema", "`schema`: expected a tuple of tensor.* got None"),
+        ("del Own.filler", "own_5:Own: expected a layout class, which has `filler`"),
+        ("Own.schema = (*TEXT_TENSORS, PIXELS)", "`lengths`: expected a number for U, as the schema has it"),
+        ("Own.schema = (PIXELS, *TEXT_TENSORS)", "`schema`: expected tensors that are drawn behind all others"),
+        ("Own.schema = (FLAT,)", "own_8:Own: schema, tensor 'pixel_values': expected uint8 with 3 means"),
+    ],
+)
+def test_a_layout_that_could_not_be_served_is_refused_when_the_configuration_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, line: str, message: str | None
+) -> None:
+    """Its class and the member are named, and what was expected; a whole one passes."""
+    monkeypatch.syspath_prepend(tmp_path)
+    module = f"own_{request.node.callspec.indices['line']}"
+    (tmp_path / f"{module}.py").write_text(_OWN + line)
+    config = DatasetConfig(shards=("a.tar",), tokenizer="t.json", layout=f"{module}:Own")
+    if message is None:
+        assert settle_recipe(config).make_layout().name == "own"
+        return
+    with pytest.raises(ConfigError, match=message):
+        settle_recipe(config)
