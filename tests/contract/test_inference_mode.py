@@ -1,4 +1,4 @@
-"""Training the release as it was published: its vision tower runs under `torch.inference_mode()` (docs/layouts.md).
+"""Training the release as it was published: its vision tower runs under `torch.inference_mode()` (docs/owl3.md).
 
 Fault 122 of docs/faults.md.
 """

@@ -1,4 +1,4 @@
-"""The paddings that people tried before: each fails as the released 240728 model fails (docs/layouts.md).
+"""The paddings that people tried before: each fails as the released 240728 model fails (docs/owl3.md).
 
 Fault 123 of docs/faults.md.
 """

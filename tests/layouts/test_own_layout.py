@@ -10,49 +10,19 @@ from typing import Any
 
 import pytest
 import torch
-import transformers as hf
 import yaml
-from tokenizers import AddedToken
 
 from owl_client import OwlStreamDataset
 from owl_stream.config import DatasetConfig
 from owl_stream.errors import ConfigError
 from owl_stream.layouts import get_layout, settle_recipe
 from tests.client.peers import NO_WAIT
+from tests.layouts.llava import llava_model
 from tests.support.families import TEMPLATES, as_parts, opened
 from tests.support.server import ROOT, ServerProcess
 from tests.support.tars import picture, write_shard
-from tests.support.tokenizer import small_tokenizer
 
 EXAMPLE = ROOT / "examples" / "llava_layout"
-SIDE = 56
-
-
-def _model(directory: Path) -> Any:
-    """LLaVA-1.5 as it lies on a disk, small; returns its processor."""
-    directory.mkdir()
-    tokenizer = hf.PreTrainedTokenizerFast(
-        tokenizer_file=str(small_tokenizer(directory / "tokenizer.json")),
-        pad_token="<|endoftext|>",
-        padding_side="right",
-    )
-    tokenizer.add_tokens([AddedToken("<image>", special=True)], special_tokens=True)
-    images = hf.CLIPImageProcessorPil(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE})
-    processor = hf.LlavaProcessor(
-        image_processor=images,
-        tokenizer=tokenizer,
-        patch_size=14,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
-    )
-    processor.save_pretrained(directory)
-    config = hf.LlavaConfig(
-        vision_config={"model_type": "clip_vision_model", "image_size": SIDE, "patch_size": 14},
-        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
-    )
-    config.save_pretrained(directory)
-    (directory / "chat_template.jinja").write_text((TEMPLATES / "llava.jinja").read_text())
-    return processor
 
 
 def test_the_example_is_installed_found_and_served(tmp_path: Path) -> None:
@@ -60,7 +30,7 @@ def test_the_example_is_installed_found_and_served(tmp_path: Path) -> None:
     site = tmp_path / "site"
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--target"]
     subprocess.run([*install, str(site), str(EXAMPLE)], check=True)
-    processor = _model(tmp_path / "model")
+    processor = llava_model(tmp_path / "model")
     samples = {}
     members = []
     for number, size in enumerate([(120, 80), (80, 120), (56, 56), (300, 60)]):
@@ -110,7 +80,7 @@ def test_a_module_and_class_name_a_layout_and_its_source_is_in_the_fingerprint(
     monkeypatch.syspath_prepend(tmp_path)
     source = (EXAMPLE / "llava_layout.py").read_text()
     (tmp_path / "my_llava.py").write_text(source)
-    _model(tmp_path / "model")
+    llava_model(tmp_path / "model")
     config = DatasetConfig(shards=("a.tar",), model="model", layout="my_llava:LlavaLayout")
     recipe = settle_recipe(config, tmp_path)
     assert recipe.make_layout().name == "llava"
