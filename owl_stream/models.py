@@ -182,5 +182,6 @@ def _from_hub(spec: str, path: Path) -> Path:
             reason += f", and the hub says: {' '.join(str(exc).split())}"
     raise ConfigError(
         f"model not found: expected a directory or a hub id (org/name), got {spec!r}: {reason}; for a machine without "
-        "network: `hf download ORG/NAME --include '*.j*' --local-dir DIRECTORY` (JSON and Jinja), and name that directory"
+        "network: `hf download ORG/NAME --include '*.j*' --local-dir DIRECTORY` (JSON and Jinja), and name that "
+        "directory"
     )

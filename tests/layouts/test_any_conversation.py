@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,7 +104,17 @@ def test_a_row_that_is_cut_is_a_prefix_with_whole_media(
     assert row.labels.tolist() == whole.labels[:length].tolist()
     assert row.visuals == whole.visuals[: len(row.visuals)]
     assert row.unit_starts.tolist() == whole.unit_starts[whole.unit_starts < length].tolist()
-    lengths = encoding.layout.lengths([row.size])
-    assert lengths == {**encoding.layout.lengths([whole.size]), **lengths}
+    kept, all_of_it = encoding.layout.lengths([row.size]), encoding.layout.lengths([whole.size])
+    assert all(kept[letter] <= number for letter, number in all_of_it.items())
     media = [visual.medium for visual in row.visuals]
     assert not {*media} & {visual.medium for visual in whole.visuals[len(media) :]}
+
+
+def test_a_text_that_spells_out_a_placeholder_is_a_bad_sample(encoding: Encoding) -> None:
+    """It would take the pixels of a picture; each placeholder of the family, in a question and in an answer."""
+    for placeholder in encoding.family.tokenizer.convert_ids_to_tokens([*encoding.layout.placeholder_ids]):
+        for question, answer in ((f"<|image|>Is {placeholder} one?", "No."), ("<|image|>What?", f"A {placeholder}.")):
+            messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+            with pytest.raises(SampleError, match=re.escape(placeholder)) as caught:
+                encoding.encode(messages, [(40, 30)])
+            assert caught.value.reason == "template_placeholder"

@@ -19,11 +19,6 @@ class ImageTokens(NamedTuple):
     context: str = "<IMG_CONTEXT>"
 
 
-def tile_tokens(image_size: int, patch_size: int, downsample_ratio: float) -> int:
-    """How many context tokens a tile has: its patches after pixel shuffle. 256 for 448, 14 and 0.5."""
-    return int((image_size // patch_size) * downsample_ratio) ** 2
-
-
 def image_text(tiles: int, tokens_per_tile: int, names: ImageTokens) -> Replacement:
     """The text of a picture: one run for all its tiles together, the thumbnail's included."""
     return Replacement(f"{names.start}{names.context}{names.end}", (tiles * tokens_per_tile,))

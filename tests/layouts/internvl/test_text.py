@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from owl_stream.errors import SampleError
-from owl_stream.layouts.internvl.text import ImageTokens, image_text, tile_tokens, video_text
+from owl_stream.layouts.internvl.text import ImageTokens, image_text, video_text
 from owl_stream.layouts.internvl.tiles import choose_tiles, count_tiles
-from owl_stream.layouts.placeholders import fill, repeat
-from tests.support.families_tiles import SIDE, TOKENS, internvl_model, internvl_processor, internvl_tokenizer
+from owl_stream.layouts.placeholders import repeat
+from tests.support.families_tiles import SIDE, TOKENS, internvl_processor, internvl_tokenizer
 
 NAMES = ImageTokens()
 IMAGE, VIDEO = NAMES.context, "<video>"
@@ -40,15 +37,19 @@ def processor(tmp_path_factory: pytest.TempPathFactory) -> transformers.InternVL
 
 def ours(row: Row, tokenizer: Any) -> list[int]:
     """The ids of a row by our functions: one placeholder a run in the text, repeated as ids."""
-    images = [
-        image_text(count_tiles(choose_tiles(*part, SIDE, 1, 6)), TOKENS, NAMES)
-        for part in row
-        if isinstance(part, tuple)
-    ]
-    videos = [video_text(FRAMES, TOKENS, NAMES)] * row.count(VIDEO)
-    filled = fill(written(row), {IMAGE: images, VIDEO: videos})
-    ids = tokenizer(filled.text, add_special_tokens=False)["input_ids"]
-    return repeat(ids, [tokenizer.context_image_token_id], filled.runs).input_ids.tolist()
+    texts, runs = [], []
+    for part in row:
+        if isinstance(part, str) and part != VIDEO:
+            texts.append(part)
+            continue
+        if isinstance(part, tuple):
+            medium = image_text(count_tiles(choose_tiles(*part, SIDE, 1, 6)), TOKENS, NAMES)
+        else:
+            medium = video_text(FRAMES, TOKENS, NAMES)
+        texts.append(medium.text)
+        runs += medium.runs
+    ids = tokenizer("".join(texts), add_special_tokens=False)["input_ids"]
+    return repeat(ids, [tokenizer.context_image_token_id], runs).input_ids.tolist()
 
 
 def written(row: Row) -> str:
@@ -94,23 +95,3 @@ def test_media_lie_in_the_order_of_rows_and_of_their_places_in_the_text(
     assert tiles == 4
     expected = [black] * tiles + [40] * FRAMES + [black + step] * tiles + [black + 3 * step] * tiles
     assert np.allclose(red, expected, atol=1e-5)
-
-
-def test_a_text_that_spells_out_the_context_token_is_refused_as_the_processor_does(
-    processor: transformers.InternVLProcessor,
-) -> None:
-    """It would be a picture more than there is."""
-    text = f"{IMAGE} means {IMAGE}"
-    with pytest.raises(ValueError, match="should be the same as the number of images"):
-        processor(text=[text], images=[Image.new("RGB", (8, 8))])
-    with pytest.raises(SampleError, match="expected <IMG_CONTEXT> 1 times"):
-        fill(text, {IMAGE: [image_text(1, TOKENS, NAMES)]})
-
-
-def test_a_tile_has_as_many_tokens_as_the_model_makes_of_it(tmp_path: Path) -> None:
-    """256 in the released models; the tiny model's image features are counted."""
-    model = internvl_model(internvl_tokenizer(tmp_path))
-    features = model.get_image_features(pixel_values=torch.zeros(2, 3, SIDE, SIDE)).pooler_output
-    assert features.shape[:2] == (2, tile_tokens(SIDE, 14, 0.5))
-    assert tile_tokens(SIDE, 14, 0.5) == TOKENS
-    assert tile_tokens(448, 14, 0.5) == transformers.InternVLConfig().image_seq_length == 256
