@@ -42,7 +42,7 @@ def digest(value: object) -> str:
 
 def cost_recipe_digest(recipe: Recipe, tokenizer: TokenizerFile) -> str:
     """What a cost table belongs to: all that decides a row's tokens and units. `resize` changes neither."""
-    return digest({**_costly(recipe), "tokenizer": tokenizer.digest, "version": MEASURE_VERSION})
+    return digest({**_row_settings(recipe), "tokenizer": tokenizer.digest, "version": MEASURE_VERSION})
 
 
 def components(
@@ -55,7 +55,7 @@ def components(
         "manifest": manifest_digest,
         "costs": cost_digest,
         "tokenizer": tokenizer.digest,
-        "recipe": digest(_costly(recipe)),
+        "recipe": digest(_row_settings(recipe)),
         "seed": f"{seed:x}",
         "plan": digest({**settings, "version": PLAN_VERSION}),
     }
@@ -82,8 +82,12 @@ def assembly_id(recipe: Recipe) -> str:
 
 
 def drawing_id(recipe: Recipe) -> str:
-    """Which settings of a layout draw pictures: the visuals of a sample and these give its pixels."""
-    return digest({"layout": recipe.layout, "settings": asdict(cast(Any, recipe.settings))})
+    """What draws pictures, a layout and its settings: the visuals of a sample and these give its pixels.
+
+    Of a layout that is not ours the source counts too: a change of it may draw others.
+    """
+    parts = {"layout": recipe.layout, "settings": asdict(cast(Any, recipe.settings))}
+    return digest({**parts, "source": recipe.source} if recipe.source else parts)
 
 
 def frame_identity(
@@ -99,8 +103,8 @@ def frame_identity(
     return digest([fingerprint, assembly, on_bad_sample, files, kept])
 
 
-def _costly(recipe: Recipe) -> dict[str, Any]:
-    """The recipe without its tokenizer's name, whose content counts, and without what changes pixels only.
+def _row_settings(recipe: Recipe) -> dict[str, Any]:
+    """What decides a row's tokens: the recipe without its tokenizer's name, whose content counts, and without `resize`.
 
     A setting that came later is left out at its default: what was the same before stays the same.
     """

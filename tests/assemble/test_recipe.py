@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -9,7 +10,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from owl_stream.assemble.fingerprint import components
+from owl_stream.assemble.fingerprint import components, drawing_id
 from owl_stream.assemble.tokenizer import TokenizerFile, load_tokenizer
 from owl_stream.config import DatasetConfig
 from owl_stream.errors import ConfigError
@@ -167,3 +168,10 @@ def test_frames_hold_the_rows_of_their_form(tmp_path: Path, layout: str) -> None
         ids[form] = row.input_ids.tolist()
         dataset.close()
     assert ids["release"] != ids["swift"]
+
+
+def test_another_source_of_a_layout_is_another_name_for_its_pixels() -> None:
+    """Else a cache would hand out what the layout drew before its module was changed."""
+    before = replace(settle_recipe(configure()), source="a")
+    assert drawing_id(before) == drawing_id(replace(before, source="a"))
+    assert drawing_id(before) != drawing_id(replace(before, source="b"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -152,8 +153,4 @@ class Gemma3Layout(TiledLayout):
         """See `Layout.draw`."""
         edges = visual.form
         crops = [Box(*edges[first : first + 4]) for first in range(0, len(edges), 4)]
-
-        def filtered(source: Pixels, width: int, height: int) -> Pixels:
-            return resize(source, width, height, self._settings.filter)
-
-        pan_and_scan.draw(pixels, crops, out, filtered)
+        pan_and_scan.draw(pixels, crops, out, partial(resize, filter=self._settings.filter))

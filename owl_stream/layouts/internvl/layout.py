@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -91,8 +92,7 @@ class InternVLLayout(TiledLayout):
 
     def __init__(self, settings: InternVLSettings) -> None:
         super().__init__(settings.text, settings.side, settings.colours)
-        self._settings, self._filter = settings, settings.filter
-        names = settings.names
+        self._settings, names = settings, settings.names
         self.tokens = SpecialTokens(
             settings.pad, {names.start: None, names.end: None, names.context: settings.context_id}
         )
@@ -130,8 +130,4 @@ class InternVLLayout(TiledLayout):
     def draw(self, pixels: Pixels, visual: Visual, out: NDArray[np.uint8], resize: Resize) -> None:
         """See `Layout.draw`."""
         rows, cols = visual.form
-
-        def filtered(source: Pixels, width: int, height: int) -> Pixels:
-            return resize(source, width, height, self._filter)
-
-        tiles.draw(pixels, (rows, cols), out, filtered)
+        tiles.draw(pixels, (rows, cols), out, partial(resize, filter=self._settings.filter))

@@ -312,18 +312,17 @@ class QwenLayout(TemplatedLayout):
         for b, types in enumerate(tensors["mm_token_type_ids"]):
             unit = np.full(len(types), -1, dtype=np.int64)
             pictures: list[NDArray[np.uint8]] = []
-            for kind, begin, end, grid, picture in self._units(types, images, videos):
+            for kind, begin, end, picture in self._units(types, images, videos):
                 unit[begin:end] = np.where(types[begin:end] == kind, len(pictures), -1)
                 pictures.append(picture)
-                del grid
             sees = np.maximum.accumulate(unit) + 1
             axes = tensors["position_ids"][:, b].T.tolist()
             says = [f"position {time}, {row}, {column}" for time, row, column in axes]
             looks.append(RowLook(unit, sees, says, pictures))
         return looks
 
-    def _units(self, types: NDArray[np.int64], images: Any, videos: Any) -> list[tuple[int, int, int, Any, Any]]:
-        """(kind, begin, end, grid, picture) of each medium of a row; text may stand between the runs of a video."""
+    def _units(self, types: NDArray[np.int64], images: Any, videos: Any) -> list[tuple[int, int, int, Any]]:
+        """(kind, begin, end, picture) of each medium of a row; text may stand between the runs of a video."""
         found, at = [], 0
         while (rest := np.flatnonzero(types[at:])).size:
             begin = at + int(rest[0])
@@ -332,10 +331,11 @@ class QwenLayout(TemplatedLayout):
             left = int(np.prod(grid)) // self._settings.merge_size**2
             of_kind = begin + np.flatnonzero(types[begin:] == kind)
             at = int(of_kind[left - 1]) + 1
-            found.append((kind, begin, at, grid, picture))
+            found.append((kind, begin, at, picture))
         return found
 
     def _shown(self, tensors: Mapping[str, NDArray[Any]], grids: str, pixels: str) -> Any:
+        """(grid, picture) of each medium of a batch; of a video its frames side by side, some where it has many."""
         first, side, merge = 0, self._settings.patch_size, self._settings.merge_size
         for pairs, high, wide in tensors.get(grids, np.empty((0, 3), np.int64)).tolist():
             patches = tensors[pixels][first : first + pairs * high * wide]
