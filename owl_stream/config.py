@@ -196,7 +196,7 @@ class DatasetConfig(_Frozen):
     vision: dict[str, Any] = Field(
         default_factory=dict, description="what the layout lets one choose about pictures, see layouts.md"
     )
-    resize: Literal["simd", "pillow"] = Field("simd", description="pillow is bit-exact with the released processor")
+    resize: Literal["simd", "pillow"] = Field("simd", description="pillow gives the bytes of the model's processor")
     max_length: int = Field(4096, ge=16, le=1 << 20, description="tokens of a row")
     max_image_pixels: int = Field(100_000_000, ge=1, description="a picture with more, by its header, is refused")
     max_image_bytes: int = Field(

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer as _Backend
 
 from owl_stream.assemble.words import WordTokenizer
 from owl_stream.errors import ConfigError, SampleError
-from owl_stream.layouts import SpecialTokens, Tokens, get_layout, released_models
+from owl_stream.layouts import SpecialTokens, Tokens, released_models
 from owl_stream.shards.sniff import sniff
 
 # `encode_batch_fast` would start a pool of threads in every worker, of which there is one per core already.
@@ -193,8 +193,7 @@ def _from_hub(spec: str, path: Path) -> bytes:
     raise ConfigError(
         f"tokenizer not found: expected a tokenizers file or a hub id (org/name), got {spec!r}: {reason}; take "
         f"{_released()}; for a machine without network: "
-        f"`hf download {get_layout('owl3-240728').released} {_FILE} --local-dir .`, "
-        "copy that file there and name it"
+        f"`hf download ORG/NAME {_FILE} --local-dir .`, copy that file there and name it"
     )
 
 

@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from examples.tiny_owl3 import TinyOwl3
 from owl_stream.layouts import EncodedRow, Image, Medium, Tokens, Video
+from owl_stream.records import Message
 from tests.layouts.batches import collated
 from tests.layouts.characters import encode, make, recipe
 from tests.support.tokenizer import small_tokenizer
@@ -32,15 +33,6 @@ CONVERSATIONS: dict[str, tuple[tuple[tuple[str, str], ...], tuple[Medium, ...]]]
     ),
     "video": ((("<|video|> What happens?", "It sits."),), (Video((Image(40, 40),) * 3),)),
 }
-
-
-@dataclass(frozen=True)
-class Message:
-    """A turn."""
-
-    role: str
-    content: str
-    learned: bool = True
 
 
 @dataclass(frozen=True)
