@@ -6,7 +6,16 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.layouts import LAYOUTS
+
 ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session", params=LAYOUTS)
+def layout(request: pytest.FixtureRequest) -> str:
+    """Every test of a dataset that is made with it runs once for each layout."""
+    name: str = request.param
+    return name
 
 
 @pytest.fixture(scope="session")
