@@ -39,7 +39,7 @@ from owl_stream.layouts import get_layout
 from tests.support.assembly import Made, make_dataset, reopen, run_at, run_job
 from tests.support.descriptors import open_below
 from tests.support.images import damaged_jpeg, huge_header, png_bomb, released, scans_jpeg
-from tests.support.layouts import OWL, QWEN
+from tests.support.layouts import OWL, QWEN, every_layout
 from tests.support.tars import Sample, chat, picture
 
 ALL_LAYOUTS = (OWL, "owl3-241101", QWEN)
@@ -159,6 +159,7 @@ def test_two_assemblers_write_equal_bytes(tmp_path: Path, layout: str, opened: l
     fresh.close()
 
 
+@every_layout
 def test_a_bad_sample_is_masked_and_named(tmp_path: Path, layout: str, opened: list[Dataset]) -> None:
     """Its row keeps ids, offsets and shape; crops are mid-grey, labels -100; the reason says shard, member, offset."""
     dataset = make_dataset(tmp_path, [good("a", 1), bad("broken"), good("c", 3), good("d", 4)], layout=layout)
@@ -259,6 +260,7 @@ def test_a_filler_has_one_attended_token(tmp_path: Path, opened: list[Dataset]) 
     assert made.rows[3].key == ""
 
 
+@every_layout
 def test_a_micro_batch_of_fillers_repeats_the_steps_first_good_row(
     tmp_path: Path, layout: str, opened: list[Dataset]
 ) -> None:
@@ -278,6 +280,7 @@ def test_a_micro_batch_of_fillers_repeats_the_steps_first_good_row(
     assert second.header.step_supervised_tokens == first.header.supervised_tokens
 
 
+@every_layout
 def test_a_micro_batch_of_bad_samples_repeats_a_good_row_over_its_first(
     tmp_path: Path, layout: str, opened: list[Dataset]
 ) -> None:
@@ -301,6 +304,7 @@ def test_a_micro_batch_of_bad_samples_repeats_a_good_row_over_its_first(
     )
 
 
+@every_layout
 def test_the_first_masked_row_gives_way_and_the_others_stay_masked(
     tmp_path: Path, layout: str, opened: list[Dataset]
 ) -> None:
@@ -317,6 +321,7 @@ def test_the_first_masked_row_gives_way_and_the_others_stay_masked(
     assert made.crops(0).std() > 1
 
 
+@every_layout
 def test_fault_79_a_step_without_any_good_row_stays_masked(tmp_path: Path, layout: str, opened: list[Dataset]) -> None:
     """Nothing is invented and nothing loops: each row is counted as masked."""
     dataset = make_dataset(tmp_path, [bad(f"x{n}", n) for n in range(4)], layout=layout)
@@ -335,6 +340,7 @@ def test_fault_78_a_sample_without_a_supervised_token_is_quarantined(tmp_path: P
     assert [finding["key"] for finding in dataset.quarantine()] == ["q"]
 
 
+@every_layout
 def test_fault_62_a_condemned_sample_is_masked_unseen(
     tmp_path: Path, layout: str, opened: list[Dataset], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -367,6 +373,7 @@ def test_on_bad_sample_fail_raises_what_would_have_been_masked(tmp_path: Path, o
     assert caught.value.reason == "jpeg_corrupt"
 
 
+@every_layout
 def test_fault_40_changed_bytes_are_an_error_never_a_mask(tmp_path: Path, layout: str, opened: list[Dataset]) -> None:
     """A shard rewritten at the same size is noticed, naming it, as `data_changed`."""
     dataset = make_dataset(tmp_path, [good("a", 1), good("b", 2), good("c", 3), good("d", 4)], layout=layout)
@@ -379,6 +386,7 @@ def test_fault_40_changed_bytes_are_an_error_never_a_mask(tmp_path: Path, layout
         run_at(dataset, 0)
 
 
+@every_layout
 def test_fault_38_a_shard_that_is_gone_is_retryable_and_comes_back(
     tmp_path: Path, layout: str, opened: list[Dataset]
 ) -> None:
@@ -397,6 +405,7 @@ def test_fault_38_a_shard_that_is_gone_is_retryable_and_comes_back(
     assembler.close()
 
 
+@every_layout
 def test_fault_54_an_io_error_is_retryable_and_the_shard_is_opened_anew(
     tmp_path: Path, layout: str, opened: list[Dataset], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -424,6 +433,7 @@ def test_fault_54_an_io_error_is_retryable_and_the_shard_is_opened_anew(
     assembler.close()
 
 
+@every_layout
 def test_a_stale_cost_is_an_error_that_names_the_sample(tmp_path: Path, layout: str, opened: list[Dataset]) -> None:
     """Right bytes with a wrong cost mean an index of another recipe: nothing is masked for that."""
     dataset = make_dataset(tmp_path, [good("a", 1), good("b", 2), good("c", 3), good("d", 4)], layout=layout)
@@ -450,6 +460,7 @@ def test_a_sample_that_cannot_be_read_any_more_is_a_stale_index(tmp_path: Path, 
     other.close()
 
 
+@every_layout
 def test_a_batch_that_breaks_its_contract_is_never_written(
     tmp_path: Path, layout: str, opened: list[Dataset], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -584,6 +595,7 @@ def test_few_shards_are_held_open_at_a_time(tmp_path: Path, opened: list[Dataset
     assert open_below(tmp_path, ".tar") == 0
 
 
+@every_layout
 def test_one_sample_alone_is_a_job(tmp_path: Path, layout: str, opened: list[Dataset]) -> None:
     """A suspect is tried without neighbours and without spares: it is masked, and nothing is repeated."""
     dataset = make_dataset(tmp_path, [good("a", 1), bad("x"), good("c", 2), good("d", 3)], layout=layout)

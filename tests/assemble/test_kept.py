@@ -21,7 +21,7 @@ from tests.support.assembly import Made, make_dataset, reopen, run_at
 from tests.support.datasets import mixed_samples
 from tests.support.descriptors import open_below
 from tests.support.images import damaged_jpeg
-from tests.support.layouts import QWEN
+from tests.support.layouts import QWEN, every_layout
 from tests.support.tars import chat, picture, write_shard
 
 
@@ -123,6 +123,7 @@ def test_frames_are_the_same_bytes(tmp_path: Path, opened: list[Dataset], layout
     assert sum(made.assembled.tokenised for made in slow) == kept.samples
 
 
+@every_layout
 @pytest.mark.parametrize(
     "harm", ["flipped", "rows", "entries", "count", "vanished", "cut", "another recipe's", "another shard's"]
 )
@@ -163,6 +164,7 @@ def test_a_harmed_row_table_changes_nothing_but_time(
     assert sum(each.assembled.tokenised for each in made) == 6
 
 
+@every_layout
 def test_a_kept_row_does_not_hide_a_change(tmp_path: Path, layout: str, opened: list[Dataset]) -> None:
     """The sample's own bytes are read and held against the index all the same, text-only rows too."""
     samples = [(f"{n}", {"json": chat((f"Say {n}.", "Well."))}) for n in range(4)]

@@ -13,12 +13,14 @@ from owl_stream.server.window import Window
 from owl_stream.wire import Cursor
 from tests.engine.conftest import open_small, running
 from tests.support.datasets import small_dataset
+from tests.support.layouts import every_layout
 
 
+@every_layout
 @pytest.mark.parametrize("frames", [1, 2, 4, 7])
-def test_frames_ahead_and_the_one_being_sent_fit_the_budget(tmp_path: Path, frames: int) -> None:
+def test_frames_ahead_and_the_one_being_sent_fit_the_budget(layout: str, tmp_path: Path, frames: int) -> None:
     """All that a reader who takes nothing has had assembled, at any place of an epoch; beyond one frame it is used."""
-    dataset = open_small(small_dataset(tmp_path, image_size=112, cut="off"))
+    dataset = open_small(small_dataset(tmp_path, layout=layout, image_size=112, cut="off"))
     journey = Journey(dataset, 0, 1, 4, 1, Cursor(0, 0, 0), 3, 1)
 
     async def run() -> None:

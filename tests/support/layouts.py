@@ -13,10 +13,10 @@ OWL, QWEN = "owl3-240728", "qwen2_5_vl"
 LAYOUTS = (OWL, QWEN)
 """One with crops of one size, and one with pictures of native resolution, videos, and all of its pools."""
 
-one_layout = pytest.mark.parametrize("layout", [OWL], indirect=True)
-"""Of a test that needs a dataset and says nothing about what is in its frames."""
+every_layout = pytest.mark.parametrize("layout", LAYOUTS, indirect=True)
+"""Of a test that holds a promise about what is in frames: it runs once for each."""
 others_long = pytest.mark.parametrize("layout", [OWL, pytest.param(QWEN, marks=pytest.mark.long)], indirect=True)
-"""Of a test that takes so long that `make test` runs it for the first layout only."""
+"""The same, of a test that takes so long that `make test` runs it for the first one only."""
 
 
 def has_videos(layout: str) -> bool:
@@ -27,8 +27,8 @@ def has_videos(layout: str) -> bool:
 def settings_of(directory: Path, layout: str, **settings: Any) -> dict[str, Any]:
     """Settings of a dataset in a directory that is given what they name: a tokenizer, or a model's files.
 
-    `image_size` and `cut` go under `vision`. Where pictures keep their own shape, each has at least that area and at
-    most four times as much, and `cut` means nothing.
+    `image_size` and `cut` go under `vision`. Where pictures keep their own shape, each has at least that area (frames
+    of a video half of it) and at most four times as much, and `cut` means nothing.
     """
     vision = {key: settings.pop(key) for key in ("image_size", "cut") if key in settings}
     if layout != QWEN:
@@ -41,7 +41,7 @@ def settings_of(directory: Path, layout: str, **settings: Any) -> dict[str, Any]
 
         make_family(layout, directory / "model")
     least = vision.get("image_size", 28) ** 2
-    pixels = {
-        f"{kind}{limit}_pixels": least * times for kind in ("", "video_") for limit, times in (("min", 1), ("max", 4))
-    }
+    # A row has several frames of a video: they are smaller, so that its part of a batch is not.
+    areas = {"": least, "video_": max(28 * 28, least // 2)}
+    pixels = {f"{of}{limit}_pixels": area * by for of, area in areas.items() for limit, by in (("min", 1), ("max", 4))}
     return {"model": "model", "max_length": 4096, "vision": pixels, **settings}
