@@ -24,7 +24,7 @@ from tests.support.tars import Sample, chat, write_shard
 FRAME_BYTES = 14 << 20
 """The least that a frame with pictures has: more than all buffers between a server and a reader hold."""
 ROWS, SIDE = 16, 576
-"""Where a step's rows have images, each has at least one of that side: 16 * 3 * 576 * 576 bytes. Videos have no less."""
+"""Where a step's rows have images, each has one of that side or more: 16 * 3 * 576 * 576 bytes. Videos have no less."""
 PAGES = "pages"
 """A second dataset, whose samples are only looked at in pages."""
 

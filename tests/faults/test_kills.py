@@ -67,6 +67,7 @@ def test_two_undisturbed_runs_are_equal(server: ServerProcess, undisturbed: list
     ("carrier", "layout"),
     [("memory", OWL), ("socket", OWL), pytest.param("memory", QWEN, marks=pytest.mark.long)],
     indirect=["layout"],
+    scope="session",
 )
 def test_fault_1_a_server_killed_in_the_middle_of_a_frame_loses_nothing(
     config: Path, undisturbed: list[str], carrier: str
