@@ -48,7 +48,10 @@ class Window:
 
     async def _frame(self, at: Coordinate) -> FrameLease:
         async with self._in_turn:  # in order: else a later frame has the room that an earlier one waits for
-            room = self._engine.room(self._dataset, await self._consumer.job(at))
+            try:
+                room = self._engine.room(self._dataset, await self._consumer.job(at))
+            except Exception:  # the engine meets it too, counts it and says what it means
+                room = 0
             while self._on_their_way and sum(self._rooms) + room > self._prefetch_bytes:
                 self._taken.clear()
                 await self._taken.wait()

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from owl_stream.assemble import Job
 from owl_stream.engine import FrameLease, InlineEngine
+from owl_stream.errors import WorkerError
 from owl_stream.server.journey import Journey
 from owl_stream.server.window import MAX_AHEAD, Window
 from owl_stream.wire import Cursor
@@ -57,6 +59,31 @@ def test_frames_ahead_and_the_one_being_sent_fit_the_budget(
                     assert bool(engine._consumers) == (window.next is not None)  # it leaves before the end is told
             assert most > frames  # small ones leave room for more
             assert engine.statistics().leased == 0
+
+    asyncio.run(run())
+    dataset.close()
+
+
+def test_a_frame_that_cannot_be_planned_fails_as_the_engine_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is a retryable error and counted, whatever was raised, and nothing waits for room behind it."""
+    dataset = open_small(small_dataset(tmp_path))
+    journey = Journey(dataset, 0, 1, 4, 1, Cursor(0, 0, 0), 1, 1)
+
+    def unplannable(*place: int) -> Job:
+        raise KeyError(place)
+
+    async def run() -> None:
+        async with running(InlineEngine()) as engine:
+            monkeypatch.setattr(dataset, "job", unplannable)
+            window = Window(engine, journey, 1)
+            window.fill()
+            assert window.next is not None
+            with pytest.raises(WorkerError, match="KeyError"):
+                await window.next
+            await window.aclose()
+            assert engine.statistics().failed["worker"] >= 1
 
     asyncio.run(run())
     dataset.close()
