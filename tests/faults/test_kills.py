@@ -147,10 +147,10 @@ def test_faults_1_3_and_4_fifty_one_kills_in_turn(tmp_path: Path) -> None:
     assert report.differences == Differences(0, 0, 0, 0)
 
 
-def test_faults_1_3_and_4_twelve_kills_in_turn_of_patches_and_videos(tmp_path: Path) -> None:
+def test_faults_1_3_and_4_nine_kills_in_turn_of_patches_and_videos(tmp_path: Path) -> None:
     """The same with pictures of native resolution and videos; `--layout qwen2_5_vl` does it a thousand times."""
-    report = run(tmp_path, count=12, seed=2, layout=QWEN)
-    assert report.kills == {"server": 4, "worker": 4, "trainer": 4}
+    report = run(tmp_path, count=9, seed=2, layout=QWEN)
+    assert report.kills == {"server": 3, "worker": 3, "trainer": 3}
     assert report.differences == Differences(0, 0, 0, 0)
 
 

@@ -38,7 +38,7 @@ from tests.faults.proxy import FaultProxy
 from tests.support.datasets import small_dataset
 from tests.support.hashes import batch_line
 from tests.support.http import get
-from tests.support.layouts import every_layout
+from tests.support.layouts import LAYOUTS, OWL, every_layout
 from tests.support.patience import PATIENCE_S
 from tests.support.server import ROOT, ServerProcess
 
@@ -64,10 +64,21 @@ HARMS: dict[str, tuple[Harm, ...]] = {
 }
 HARMLESS = {"Slices", "Delay", "Bandwidth", "Buffering"}
 """After these nothing has to be asked for again."""
+OF_TIME = ("fault_5_half_open", "fault_9_one_byte_slices", "fault_10_delay_loss_jitter", "fault_10_thin_line")
+"""What is in frames has no say in these, and they take seconds."""
 
 
-@every_layout
-@pytest.mark.parametrize("harms", HARMS.values(), ids=HARMS)
+@pytest.mark.parametrize(
+    ("harms", "layout"),
+    [
+        pytest.param(harms, layout, id=f"{name}-{layout}")
+        for layout in LAYOUTS
+        for name, harms in HARMS.items()
+        if layout == OWL or name not in OF_TIME
+    ],
+    indirect=["layout"],
+    scope="session",
+)
 def test_faults_5_to_12_and_24_to_29_change_nothing(
     proxy: FaultProxy, undisturbed: list[str], harms: tuple[Harm, ...]
 ) -> None:
