@@ -37,12 +37,13 @@ bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks --json .cache/bench.json $(ARGS) \
 		$(if $(REAL),--photographs $(REAL) --tokenizer ../shared/data/qwen2-tokenizer.json)
 
-# Random faults on real processes for so long: make soak SECONDS=3600 SEED=7
+# Random faults on real processes for so long: make soak SECONDS=3600 SEED=7 LAYOUT=qwen2_5_vl
 SECONDS ?= 60
 SEED ?= 0
+LAYOUT ?= owl3-240728
 
 soak: $(VENV)/.dev
-	$(BIN)/python -m tests.faults.soak --seconds $(SECONDS) --seed $(SEED)
+	$(BIN)/python -m tests.faults.soak --seconds $(SECONDS) --seed $(SEED) --layout $(LAYOUT)
 
 # One wheel with server and client, in dist/: what other machines install.
 wheel: | $(BIN)/python

@@ -117,7 +117,7 @@ class _DatasetThreads:
         finally:
             work.done = True
         view = buffer[assembled.start : assembled.start + assembled.nbytes].toreadonly()
-        return Memory(view, assembled, view.release, view.nbytes), assembler
+        return Memory(view, assembled, view.release), assembler
 
 
 def _throw_away(made: _Made) -> None:

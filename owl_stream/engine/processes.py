@@ -157,6 +157,10 @@ class ProcessEngine(Engine):
             condemned=len(self._suspects),
         )
 
+    def room(self, dataset: Dataset, job: Job) -> int:
+        """See `Engine.room`: a slab."""
+        return slab_bytes(dataset.capacity(job))
+
     def running(self) -> list[Running]:
         """See `Engine.running`: workers that do not end."""
         now = time.monotonic()
@@ -215,7 +219,7 @@ class ProcessEngine(Engine):
                 raise
             else:
                 assert errand.slab is not None
-                return self._memory(errand.slab, errand.capacity, assembled)
+                return self._memory(errand.slab, assembled)
         raise WorkerError(
             f"{job}: {MAX_TRIES} workers died one after the other while assembling it, not because of one sample; "
             f"look for the kernel's memory killer, then ask again"
@@ -244,7 +248,7 @@ class ProcessEngine(Engine):
             errand.result.exception()
             raise
 
-    def _memory(self, slab: Slab, capacity: int, assembled: Assembled) -> Memory:
+    def _memory(self, slab: Slab, assembled: Assembled) -> Memory:
         view = slab.memory[assembled.start : assembled.start + assembled.nbytes].toreadonly()
 
         def release() -> None:
@@ -257,7 +261,7 @@ class ProcessEngine(Engine):
                 self._slabs.give(slab)
 
         place = SharedPlace(slab, CONTROL_BYTES + assembled.start, assembled.nbytes)
-        return Memory(view, assembled, release, slab_bytes(capacity), place)
+        return Memory(view, assembled, release, place)
 
     async def _assemble_alone(self, dataset: Dataset, job: Job, limits: SampleLimits) -> None:
         """Assemble a job in a worker of its own, and throw the frame away."""

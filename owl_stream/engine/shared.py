@@ -62,14 +62,12 @@ class SharedPlace:
 class Memory:
     """A whole frame in memory that somebody owns; `release` gives the memory back and makes `view` invalid.
 
-    `place` is where other processes find it, if they can. `room` is what a frame of its size takes, in bytes: more than
-    it has, where memory comes in few sizes.
+    `place` is where other processes find it, if they can.
     """
 
     view: memoryview
     assembled: Assembled
     release: Callable[[], None]
-    room: int
     place: SharedPlace | None = None
 
     @property
@@ -102,11 +100,6 @@ class FrameLease:
     def place(self) -> SharedPlace | None:
         """Where other processes find the frame, for as long as the lease lasts; None in memory that is not shared."""
         return self._memory.place
-
-    @property
-    def room(self) -> int:
-        """Bytes of memory that a frame of this size takes."""
-        return self._memory.room
 
     @property
     def assembled(self) -> Assembled:
@@ -171,6 +164,10 @@ class Engine(ABC):
         Raises:
             OwlStreamError: none of its frames could be made: not one worker starts, or loads it.
         """
+
+    def room(self, dataset: Dataset, job: Job) -> int:
+        """Bytes of memory that a job's frame takes: more than it has, where memory comes in few sizes."""
+        return dataset.capacity(job)
 
     async def frame(self, dataset: Dataset, at: Coordinate, consumer: Consumer | None = None) -> FrameLease:
         """Assemble a micro-batch, or join those who wait for it.

@@ -30,7 +30,6 @@ from owl_stream.assemble.images import Decoded
 from owl_stream.errors import (
     ContractError,
     DataChangedError,
-    MediaOffsetError,
     OwlStreamError,
     ReadError,
     SampleError,
@@ -40,8 +39,10 @@ from owl_stream.layouts import get_layout
 from tests.support.assembly import Made, make_dataset, reopen, run_at, run_job
 from tests.support.descriptors import open_below
 from tests.support.images import damaged_jpeg, huge_header, png_bomb, released, scans_jpeg
+from tests.support.layouts import OWL, QWEN, every_layout
 from tests.support.tars import Sample, chat, picture
 
+ALL_LAYOUTS = (OWL, "owl3-241101", QWEN)
 DECODE = "owl_stream.assemble.images.decode"
 
 
@@ -58,6 +59,14 @@ def good(key: str, seed: int) -> Sample:
 def bad(key: str, seed: int = 0) -> Sample:
     """A sample that passes indexing and fails in the decoder."""
     return photo_sample(key, damaged_jpeg(picture(160, 120 + seed, 99 + seed)), "A cat.")
+
+
+def video(key: str, harmed: int | None = None) -> Sample:
+    """Five frames and a question about them; the one at `harmed` passes indexing and fails in the decoder."""
+    frames = {f"f{at}.jpg": picture(160, 120, 50 + at) for at in range(5)}
+    if harmed is not None:
+        frames[f"f{harmed}.jpg"] = damaged_jpeg(frames[f"f{harmed}.jpg"])
+    return key, {"json": chat(("<|video|>What happens?", "It flies."), videos=[list(frames)]), **frames}
 
 
 def text(key: str, answer: str = "No picture here.") -> Sample:
@@ -133,10 +142,10 @@ def test_video_frames_are_sampled_and_decoded_in_order(tmp_path: Path, layout: s
     assert np.array_equal(made.tensors["pixel_values"], [released(image).transpose(2, 0, 1) for image in images])
 
 
-@pytest.mark.parametrize("layout", ["owl3-240728", "owl3-241101"])
+@pytest.mark.parametrize("layout", ALL_LAYOUTS)
 def test_two_assemblers_write_equal_bytes(tmp_path: Path, layout: str, opened: list[Dataset]) -> None:
     """A frame depends on the job alone: not on the assembler's past, nor on what was in the buffer."""
-    samples = [good(f"g{n}", n) for n in range(6)] + [bad("bad"), text("t")]
+    samples = [good(f"g{n}", n) for n in range(5)] + [bad("bad"), text("t"), video("v")]
     dataset = make_dataset(tmp_path, samples, layout=layout, cut="all", modality="off", global_batch_size=8)
     opened.append(dataset)
     seasoned, fresh = dataset.assembler(), dataset.assembler_factory()
@@ -150,9 +159,10 @@ def test_two_assemblers_write_equal_bytes(tmp_path: Path, layout: str, opened: l
     fresh.close()
 
 
-def test_a_bad_sample_is_masked_and_named(tmp_path: Path, opened: list[Dataset]) -> None:
+@every_layout
+def test_a_bad_sample_is_masked_and_named(tmp_path: Path, layout: str, opened: list[Dataset]) -> None:
     """Its row keeps ids, offsets and shape; crops are mid-grey, labels -100; the reason says shard, member, offset."""
-    dataset = make_dataset(tmp_path, [good("a", 1), bad("broken"), good("c", 3), good("d", 4)])
+    dataset = make_dataset(tmp_path, [good("a", 1), bad("broken"), good("c", 3), good("d", 4)], layout=layout)
     opened.append(dataset)
     made = run_at(dataset, 0)
     row = by_key(made)["broken"]
@@ -171,28 +181,38 @@ def test_a_bad_sample_is_masked_and_named(tmp_path: Path, opened: list[Dataset])
     assert made.assembled.counts["rows_masked"] == 1
 
 
-@pytest.mark.parametrize("layout", ["owl3-240728", "owl3-241101"])
-def test_every_other_row_is_bit_identical_beside_a_bad_one(tmp_path: Path, layout: str, opened: list[Dataset]) -> None:
-    """The same batch with and without the damage differs in the one row's labels and crops, and in nothing else."""
-    whole = damaged_jpeg(picture(160, 120, 99))
-    holes = bytearray(picture(160, 120, 99))
-    assert len(whole) < len(holes)
-    samples = [good("a", 1), photo_sample("x", bytes(holes), "A cat."), good("c", 3), text("t")]
-    settings: dict[str, Any] = {"layout": layout, "modality": "off", "cut": "all"}
-    sound = make_dataset(tmp_path / "sound", samples, **settings)
-    samples[1] = photo_sample("x", whole, "A cat.")
-    broken = make_dataset(tmp_path / "broken", samples, **settings)
-    opened += [sound, broken]
-    one, other = run_at(sound, 0), run_at(broken, 0)
+@pytest.mark.parametrize("medium", ["image", "video"])
+@pytest.mark.parametrize("layout", ALL_LAYOUTS)
+def test_every_other_row_is_bit_identical_beside_a_bad_one(
+    tmp_path: Path, layout: str, medium: str, opened: list[Dataset]
+) -> None:
+    """The same batch with and without the damage differs in the one row's labels and pixels, and in nothing else."""
+    whole = picture(160, 120, 99)
+    sound, harmed = video("x"), video("x", harmed=2)
+    if medium == "image":
+        sound, harmed = (photo_sample("x", data, "A cat.") for data in (whole, damaged_jpeg(whole)))
+    settings: dict[str, Any] = {"layout": layout, "modality": "off", "cut": "all", "global_batch_size": 5}
+    rest = [good("a", 1), good("c", 3), text("t"), video("v")]
+    for name, sample in (("sound", sound), ("broken", harmed)):
+        opened.append(make_dataset(tmp_path / name, [*rest[:1], sample, *rest[1:]], **settings))
+    one, other = (run_at(dataset, 0, size=5) for dataset in opened)
     row = by_key(other)["x"]
     assert [info.key for info in one.rows] == [info.key for info in other.rows]
-    for name in ("input_ids", "attention_mask", "media_offset"):
+    assert [info.key for info in other.rows if info.status == "masked"] == ["x"]
+    assert one.header.tensors == other.header.tensors
+    for name in one.tensors.keys() - {"labels", "pixel_values", "pixel_values_videos"}:
         assert np.array_equal(one.tensors[name], other.tensors[name]), name
-    rest = [n for n in range(4) if n != row]
-    assert np.array_equal(one.tensors["labels"][rest], other.tensors["labels"][rest])
-    grey = (other.tensors["pixel_values"] == 128).all(axis=(1, 2, 3))
-    assert 1 < grey.sum() < len(grey)
-    assert np.array_equal(one.tensors["pixel_values"][~grey], other.tensors["pixel_values"][~grey])
+    for n in range(5):
+        before, after = one.drawn(n), other.drawn(n)
+        if n == row:
+            assert after
+            assert {name: pixels.shape for name, pixels in before.items()} == {n: p.shape for n, p in after.items()}
+            assert all((pixels == 128).all() for pixels in after.values())
+            assert (other.tensors["labels"][n] == -100).all()
+            continue
+        assert np.array_equal(one.tensors["labels"][n], other.tensors["labels"][n])
+        assert before.keys() == after.keys()
+        assert all(np.array_equal(before[name], after[name]) for name in before)
 
 
 @pytest.mark.parametrize("percent", range(5, 100, 5))
@@ -240,9 +260,12 @@ def test_a_filler_has_one_attended_token(tmp_path: Path, opened: list[Dataset]) 
     assert made.rows[3].key == ""
 
 
-def test_a_micro_batch_of_fillers_repeats_the_steps_first_good_row(tmp_path: Path, opened: list[Dataset]) -> None:
+@every_layout
+def test_a_micro_batch_of_fillers_repeats_the_steps_first_good_row(
+    tmp_path: Path, layout: str, opened: list[Dataset]
+) -> None:
     """The last filler gives way to the first row of the step, in canonical order, with its crops and labels."""
-    dataset = make_dataset(tmp_path, [good("long", 9)])
+    dataset = make_dataset(tmp_path, [good("long", 9)], layout=layout)
     opened.append(dataset)
     frames = [run_at(dataset, 0, micro=micro, size=2) for micro in range(2)]
     first, second = sorted(frames, key=lambda made: made.rows[0].status == "ok", reverse=True)
@@ -257,10 +280,13 @@ def test_a_micro_batch_of_fillers_repeats_the_steps_first_good_row(tmp_path: Pat
     assert second.header.step_supervised_tokens == first.header.supervised_tokens
 
 
-def test_a_micro_batch_of_bad_samples_repeats_a_good_row_over_its_first(tmp_path: Path, opened: list[Dataset]) -> None:
+@every_layout
+def test_a_micro_batch_of_bad_samples_repeats_a_good_row_over_its_first(
+    tmp_path: Path, layout: str, opened: list[Dataset]
+) -> None:
     """Reason and `replaces` name the sample that it stands in for; spares that are bad are passed over."""
     samples = [bad("x1", 1), bad("x2", 2), bad("x3", 3), good("fine", 0)]
-    dataset = make_dataset(tmp_path, samples)
+    dataset = make_dataset(tmp_path, samples, layout=layout)
     opened.append(dataset)
     seen = []
     for micro in range(4):
@@ -278,10 +304,13 @@ def test_a_micro_batch_of_bad_samples_repeats_a_good_row_over_its_first(tmp_path
     )
 
 
-def test_the_first_masked_row_gives_way_and_the_others_stay_masked(tmp_path: Path, opened: list[Dataset]) -> None:
+@every_layout
+def test_the_first_masked_row_gives_way_and_the_others_stay_masked(
+    tmp_path: Path, layout: str, opened: list[Dataset]
+) -> None:
     """In a micro-batch of several bad rows only one is replaced; shapes follow the row that came in."""
     samples = [bad("x1", 1), bad("x2", 2), good("g1", 12), good("g2", 13)]
-    dataset = make_dataset(tmp_path, samples)
+    dataset = make_dataset(tmp_path, samples, layout=layout)
     opened.append(dataset)
     job = dataset.job(0, 0, 0, 0, 1, 4)
     where = {row.offset: row for row in job.rows if row is not None}
@@ -292,9 +321,10 @@ def test_the_first_masked_row_gives_way_and_the_others_stay_masked(tmp_path: Pat
     assert made.crops(0).std() > 1
 
 
-def test_fault_79_a_step_without_any_good_row_stays_masked(tmp_path: Path, opened: list[Dataset]) -> None:
+@every_layout
+def test_fault_79_a_step_without_any_good_row_stays_masked(tmp_path: Path, layout: str, opened: list[Dataset]) -> None:
     """Nothing is invented and nothing loops: each row is counted as masked."""
-    dataset = make_dataset(tmp_path, [bad(f"x{n}", n) for n in range(4)])
+    dataset = make_dataset(tmp_path, [bad(f"x{n}", n) for n in range(4)], layout=layout)
     opened.append(dataset)
     made = run_at(dataset, 0)
     assert [row.status for row in made.rows] == ["masked"] * 4
@@ -310,11 +340,12 @@ def test_fault_78_a_sample_without_a_supervised_token_is_quarantined(tmp_path: P
     assert [finding["key"] for finding in dataset.quarantine()] == ["q"]
 
 
+@every_layout
 def test_fault_62_a_condemned_sample_is_masked_unseen(
-    tmp_path: Path, opened: list[Dataset], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, layout: str, opened: list[Dataset], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its decoder is not called again, in its own row or as a spare; the reason is the engine's."""
-    dataset = make_dataset(tmp_path, [good("a", 9), good("b", 2)], global_batch_size=2)
+    dataset = make_dataset(tmp_path, [good("a", 9), good("b", 2)], global_batch_size=2, layout=layout)
     opened.append(dataset)
     job = dataset.job(0, 0, 0, 0, 1, 1)
     (row,) = job.rows
@@ -342,9 +373,10 @@ def test_on_bad_sample_fail_raises_what_would_have_been_masked(tmp_path: Path, o
     assert caught.value.reason == "jpeg_corrupt"
 
 
-def test_fault_40_changed_bytes_are_an_error_never_a_mask(tmp_path: Path, opened: list[Dataset]) -> None:
+@every_layout
+def test_fault_40_changed_bytes_are_an_error_never_a_mask(tmp_path: Path, layout: str, opened: list[Dataset]) -> None:
     """A shard rewritten at the same size is noticed, naming it, as `data_changed`."""
-    dataset = make_dataset(tmp_path, [good("a", 1), good("b", 2), good("c", 3), good("d", 4)])
+    dataset = make_dataset(tmp_path, [good("a", 1), good("b", 2), good("c", 3), good("d", 4)], layout=layout)
     opened.append(dataset)
     shard = tmp_path / "s-000.tar"
     data = bytearray(shard.read_bytes())
@@ -354,9 +386,12 @@ def test_fault_40_changed_bytes_are_an_error_never_a_mask(tmp_path: Path, opened
         run_at(dataset, 0)
 
 
-def test_fault_38_a_shard_that_is_gone_is_retryable_and_comes_back(tmp_path: Path, opened: list[Dataset]) -> None:
+@every_layout
+def test_fault_38_a_shard_that_is_gone_is_retryable_and_comes_back(
+    tmp_path: Path, layout: str, opened: list[Dataset]
+) -> None:
     """A missing file is no reason to mask; once it is back the same assembler serves it."""
-    dataset = make_dataset(tmp_path, [good("a", 1), good("b", 2), good("c", 3), good("d", 4)])
+    dataset = make_dataset(tmp_path, [good("a", 1), good("b", 2), good("c", 3), good("d", 4)], layout=layout)
     opened.append(dataset)
     shard, away = tmp_path / "s-000.tar", tmp_path / "away"
     expected = run_at(dataset, 0).frame
@@ -370,11 +405,12 @@ def test_fault_38_a_shard_that_is_gone_is_retryable_and_comes_back(tmp_path: Pat
     assembler.close()
 
 
+@every_layout
 def test_fault_54_an_io_error_is_retryable_and_the_shard_is_opened_anew(
-    tmp_path: Path, opened: list[Dataset], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, layout: str, opened: list[Dataset], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """EIO masks nothing, even beside a row that is masked; the descriptor that failed is not used again."""
-    dataset = make_dataset(tmp_path, [good("a", 1), bad("b", 2), good("c", 3), good("d", 4)])
+    dataset = make_dataset(tmp_path, [good("a", 1), bad("b", 2), good("c", 3), good("d", 4)], layout=layout)
     opened.append(dataset)
     assembler, job = dataset.assembler(), dataset.job(0, 0, 0, 0, 1, 4)
     expected = run_job(dataset, job, assembler).frame
@@ -397,9 +433,10 @@ def test_fault_54_an_io_error_is_retryable_and_the_shard_is_opened_anew(
     assembler.close()
 
 
-def test_a_stale_cost_is_an_error_that_names_the_sample(tmp_path: Path, opened: list[Dataset]) -> None:
+@every_layout
+def test_a_stale_cost_is_an_error_that_names_the_sample(tmp_path: Path, layout: str, opened: list[Dataset]) -> None:
     """Right bytes with a wrong cost mean an index of another recipe: nothing is masked for that."""
-    dataset = make_dataset(tmp_path, [good("a", 1), good("b", 2), good("c", 3), good("d", 4)])
+    dataset = make_dataset(tmp_path, [good("a", 1), good("b", 2), good("c", 3), good("d", 4)], layout=layout)
     opened.append(dataset)
     job = dataset.job(0, 0, 0, 0, 1, 4)
     third = job.row_at(2)
@@ -423,25 +460,28 @@ def test_a_sample_that_cannot_be_read_any_more_is_a_stale_index(tmp_path: Path, 
     other.close()
 
 
+@every_layout
 def test_a_batch_that_breaks_its_contract_is_never_written(
-    tmp_path: Path, opened: list[Dataset], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, layout: str, opened: list[Dataset], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The check reads the very tensors that would be sent; no frame is placed after it fails."""
-    dataset = make_dataset(tmp_path, [good("a", 1), good("b", 2), good("c", 3), good("d", 4)])
+    dataset = make_dataset(tmp_path, [good("a", 1), good("b", 2), good("c", 3), good("d", 4)], layout=layout)
     opened.append(dataset)
-    layout = get_layout(dataset.layout.name)
-    collate = layout.collate
+    made = get_layout(dataset.layout.name)
+    collate = made.collate
 
     def wrong(self: object, rows: Any, pad_id: int, out: Any) -> None:
         collate(self, rows, pad_id, out)  # type: ignore[arg-type] # the layout itself
-        out["media_offset"][2, :, 1] -= 1
+        if layout == QWEN:
+            out["position_ids"][:, 2] += 1
+        else:
+            out["media_offset"][2, :, 1] -= 1
 
-    monkeypatch.setattr(layout, "collate", wrong)
+    monkeypatch.setattr(made, "collate", wrong)
     job = dataset.job(0, 0, 0, 0, 1, 4)
     buffer, assembler = bytearray(dataset.capacity(job)), dataset.assembler()
-    with pytest.raises(MediaOffsetError) as caught:
+    with pytest.raises(ContractError):
         assembler.assemble(job, memoryview(buffer))
-    assert isinstance(caught.value, ContractError)
     assert buffer[0] == 0
     assert b"fingerprint" not in buffer
     assembler.close()
@@ -555,9 +595,10 @@ def test_few_shards_are_held_open_at_a_time(tmp_path: Path, opened: list[Dataset
     assert open_below(tmp_path, ".tar") == 0
 
 
-def test_one_sample_alone_is_a_job(tmp_path: Path, opened: list[Dataset]) -> None:
+@every_layout
+def test_one_sample_alone_is_a_job(tmp_path: Path, layout: str, opened: list[Dataset]) -> None:
     """A suspect is tried without neighbours and without spares: it is masked, and nothing is repeated."""
-    dataset = make_dataset(tmp_path, [good("a", 1), bad("x"), good("c", 2), good("d", 3)])
+    dataset = make_dataset(tmp_path, [good("a", 1), bad("x"), good("c", 2), good("d", 3)], layout=layout)
     opened.append(dataset)
     job = dataset.job(0, 0, 0, 0, 1, 4)
     suspect = sorted(job.spares, key=lambda row: row.offset)[1]

@@ -13,6 +13,7 @@ from owl_stream.assemble import Assembler, Dataset, Job, JobRow
 from owl_stream.shards import RowSize
 from tests.support.assembly import make_dataset, run_job
 from tests.support.images import damaged_jpeg
+from tests.support.layouts import OWL, QWEN
 from tests.support.tars import Sample, chat, picture
 
 LONG = "directory/" * 40 + "ünïcode"
@@ -29,6 +30,8 @@ def _samples() -> list[Sample]:
     samples += [(f"t{n}", {"json": chat(("Say.", "word " * (1 + 60 * n)))}) for n in range(2)]
     frames = {f"{n}.jpg": picture(30, 30, n) for n in range(9)}
     frames["4.jpg"] = damaged_jpeg(picture(90, 90, 4))
+    video = {f"v{n}.jpg": picture(70, 50, n) for n in range(3)}
+    samples.append(("video", {"json": chat(("<|video|>And?", "So."), videos=[list(video)]), **video}))
     samples.append(("many", {"json": chat(("<|image|>" * 9, "Nine.")), **frames}))
     return samples
 
@@ -36,7 +39,7 @@ def _samples() -> list[Sample]:
 Parts = tuple[Dataset, Assembler, tuple[JobRow, ...]]
 
 
-@pytest.fixture(scope="module", params=["owl3-240728", "owl3-241101"])
+@pytest.fixture(scope="module", params=[OWL, "owl3-241101", QWEN])
 def parts(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Parts]:
     """A dataset, an assembler of it, and its rows."""
     dataset = make_dataset(
@@ -44,11 +47,11 @@ def parts(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         _samples(),
         layout=request.param,
         modality="off",
-        global_batch_size=7,
-        image_size=14,
+        global_batch_size=8,
+        image_size=28 if request.param == QWEN else 14,
     )
     assembler = dataset.assembler()
-    yield dataset, assembler, dataset.job(0, 0, 0, 0, 1, 7).spares
+    yield dataset, assembler, dataset.job(0, 0, 0, 0, 1, 8).spares
     assembler.close()
     dataset.close()
 
@@ -115,9 +118,10 @@ def test_a_job_is_compact() -> None:
 
 
 def test_capacity_is_not_wasteful(parts: Parts) -> None:
-    """With one row it allows for the largest spare instead of the row, not on top of it."""
-    dataset, _, rows = parts
-    largest = max(rows, key=lambda row: row.size.units)
+    """With one row it allows for the largest spare instead of the row, not on top of it. A step is of one kind."""
+    dataset, _, all_rows = parts
+    rows = [row for row in all_rows if not row.size.video_units]
+    largest = max(rows, key=lambda row: row.size.vision_tokens)
     job = Job("f" * 32, 0, 0, 0, 0, 1, (largest,), tuple(rows), 1)
     extra = dataset.capacity(job) - job.payload_nbytes(dataset.layout)
     assert extra < 64 << 10

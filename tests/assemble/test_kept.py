@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from tests.support.assembly import Made, make_dataset, reopen, run_at
 from tests.support.datasets import mixed_samples
 from tests.support.descriptors import open_below
 from tests.support.images import damaged_jpeg
+from tests.support.layouts import QWEN, every_layout
 from tests.support.tars import chat, picture, write_shard
 
 
@@ -104,8 +106,9 @@ def test_real_samples_come_back(tmp_path: Path, shared_data: Path, opened: list[
     assert count == dataset.samples
 
 
-@pytest.mark.parametrize("layout", ["owl3-240728", "owl3-241101"])
-@pytest.mark.parametrize("cut", ["off", "all"])
+@pytest.mark.parametrize(
+    ("layout", "cut"), [*product(("owl3-240728", "owl3-241101"), ("off", "all")), (QWEN, "")], ids="-".join
+)
 def test_frames_are_the_same_bytes(tmp_path: Path, opened: list[Dataset], layout: str, cut: str) -> None:
     """With kept rows nothing is tokenised, without them everything is; fingerprint and frames do not tell."""
     settings: dict[str, Any] = {"layout": layout, "cut": cut, "max_length": 300, "modality": "off"}
@@ -120,12 +123,16 @@ def test_frames_are_the_same_bytes(tmp_path: Path, opened: list[Dataset], layout
     assert sum(made.assembled.tokenised for made in slow) == kept.samples
 
 
+@every_layout
 @pytest.mark.parametrize(
     "harm", ["flipped", "rows", "entries", "count", "vanished", "cut", "another recipe's", "another shard's"]
 )
-def test_a_harmed_row_table_changes_nothing_but_time(tmp_path: Path, opened: list[Dataset], harm: str) -> None:
+def test_a_harmed_row_table_changes_nothing_but_time(
+    tmp_path: Path, layout: str, opened: list[Dataset], harm: str
+) -> None:
     """While it is served: rows that are not to be had are tokenised, and counted."""
-    dataset = make_dataset(tmp_path, [mixed_samples(6), mixed_samples(6, 6)])
+    shards = [mixed_samples(6, first, layout=layout) for first in (0, 6)]
+    dataset = make_dataset(tmp_path, shards, layout=layout)
     opened.append(dataset)
     right = [made.frame for made in frames_of(dataset)]
     tables = dataset.assembler_factory.rows
@@ -149,7 +156,7 @@ def test_a_harmed_row_table_changes_nothing_but_time(tmp_path: Path, opened: lis
     elif harm == "another shard's":
         shutil.copy(second, first)
     else:
-        opened.append(reopen(tmp_path, max_length=64))
+        opened.append(reopen(tmp_path, layout=layout, max_length=250))
         (other,) = set(first.parent.glob(f"{first.name.rsplit('.', 2)[0]}.*.rows")) - {first}
         shutil.copy(other, first)
     made = frames_of(dataset)
@@ -157,10 +164,11 @@ def test_a_harmed_row_table_changes_nothing_but_time(tmp_path: Path, opened: lis
     assert sum(each.assembled.tokenised for each in made) == 6
 
 
-def test_a_kept_row_does_not_hide_a_change(tmp_path: Path, opened: list[Dataset]) -> None:
+@every_layout
+def test_a_kept_row_does_not_hide_a_change(tmp_path: Path, layout: str, opened: list[Dataset]) -> None:
     """The sample's own bytes are read and held against the index all the same, text-only rows too."""
     samples = [(f"{n}", {"json": chat((f"Say {n}.", "Well."))}) for n in range(4)]
-    dataset = make_dataset(tmp_path, samples)
+    dataset = make_dataset(tmp_path, samples, layout=layout)
     opened.append(dataset)
     write_shard(tmp_path / "s-000.tar", [(key, {"json": parts["json"][::-1]}) for key, parts in samples])
     with pytest.raises(DataChangedError, match="index again"):

@@ -23,9 +23,9 @@ def open_small(path: Path) -> Dataset:
 
 
 @pytest.fixture(scope="session")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dataset]:
+def dataset(layout: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dataset]:
     """Forty mixed samples in steps of four."""
-    dataset = open_small(small_dataset(tmp_path_factory.mktemp("engine")))
+    dataset = open_small(small_dataset(tmp_path_factory.mktemp("engine"), layout=layout))
     yield dataset
     dataset.close()
 

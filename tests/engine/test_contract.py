@@ -11,10 +11,12 @@ from owl_stream.engine import Coordinate, InlineEngine
 from owl_stream.errors import RequestError, TemporaryError
 from owl_stream.wire import BatchHeader, parse_frames
 from tests.engine.conftest import MakeEngine, running
+from tests.support.layouts import every_layout
 
 FIRST = Coordinate(0, 0, 0, 0, 1, 4)
 
 
+@every_layout
 def test_frames_are_the_same_from_every_engine(dataset: Dataset, make_engine: MakeEngine) -> None:
     """An epoch's frames, asked for all at once, equal those of a fresh inline engine, byte for byte."""
 
@@ -126,6 +128,7 @@ def test_a_closing_engine_says_so(dataset: Dataset, make_engine: MakeEngine) -> 
     asyncio.run(run())
 
 
+@every_layout
 def test_memory_is_used_again(dataset: Dataset, make_engine: MakeEngine) -> None:
     """A hundred frames, one after the other, hold no more shared memory than the largest few of them."""
 

@@ -36,7 +36,7 @@ class EndedByHand(Engine):
         await self.ends[-1]
         view = memoryview(bytes(8))
         self.out += 1
-        return Memory(view, Assembled(0, 8, (), {}, OffsetReport(0, 0, 0, 0)), self._back, view.nbytes)
+        return Memory(view, Assembled(0, 8, (), {}, OffsetReport(0, 0, 0, 0)), self._back)
 
     def _back(self) -> None:
         self.out -= 1

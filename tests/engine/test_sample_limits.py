@@ -21,6 +21,7 @@ from tests.cli.faulty_shards import slow_bmp
 from tests.engine.conftest import running
 from tests.engine.faulty import harm
 from tests.support.assembly import make_dataset
+from tests.support.layouts import every_layout
 from tests.support.tars import Sample, chat, picture
 
 AT = Coordinate(0, 0, 0, 0, 1, 4)
@@ -33,9 +34,9 @@ def sample(key: str, seed: int, **members: bytes) -> Sample:
 
 
 @pytest.fixture
-def dataset(tmp_path: Path) -> Iterator[Dataset]:
+def dataset(layout: str, tmp_path: Path) -> Iterator[Dataset]:
     """Eight samples with pictures, in two steps of four."""
-    dataset = make_dataset(tmp_path / "data", [sample(f"s{seed}", seed) for seed in range(8)])
+    dataset = make_dataset(tmp_path / "data", [sample(f"s{seed}", seed) for seed in range(8)], layout=layout)
     yield dataset
     dataset.close()
 
@@ -63,6 +64,7 @@ def rows_of(frame: bytes) -> list[tuple[str, str]]:
     return [(row.status, row.reason) for row in parsed.header.rows]
 
 
+@every_layout
 def test_fault_131_a_sample_that_never_gets_enough_memory_is_masked_the_same_by_every_engine(dataset: Dataset) -> None:
     """A MemoryError again and again stops no run: that row is masked by name, its neighbours are as they were."""
     harm(dataset, AT, "memory")

@@ -19,10 +19,10 @@ EPOCHS = 2
 
 
 @pytest.fixture(scope="session")
-def steady_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def steady_config(layout: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """40 samples, 11 steps, frames of a few kilobytes; silence is broken every 0.2 s, so that tests can wait less."""
     settings = {"workers": 1, "heartbeat_s": 0.2}
-    return small_dataset(tmp_path_factory.mktemp("steady"), image_size=28, server=settings)
+    return small_dataset(tmp_path_factory.mktemp("steady"), layout=layout, image_size=28, server=settings)
 
 
 @pytest.fixture(scope="session")

@@ -25,6 +25,7 @@ from tests.faults.loops import Loop
 from tests.faults.storage import HangingStorage, ignore_lease_signals
 from tests.faults.talkers import Listeners
 from tests.support.http import get
+from tests.support.layouts import OWL
 from tests.support.server import ServerProcess
 
 IDLE_S = 2.0
@@ -89,8 +90,9 @@ class HostileReport:
 class Hostile:
     """A context manager that runs the servers. Harm is done from `begin` until `stop`; `report` judges."""
 
-    def __init__(self, directory: Path, seed: int) -> None:
-        self._directory, self._seed, self._stack = directory, seed, ExitStack()
+    def __init__(self, directory: Path, seed: int, layout: str = OWL) -> None:
+        self._directory, self._seed, self._layout = directory, seed, layout
+        self._stack = ExitStack()
 
     def __enter__(self) -> Self:
         ignore_lease_signals()
@@ -110,7 +112,7 @@ class Hostile:
         access = {"tokens": {name: TOKEN.format(name) for name in names}, "metrics": "open"}
         limits = {"tls": tls, "access": access, "max_streams_per_token": 2, "workers": 1}
         servers = {"plain": _settings(workers=2), "secure": _settings(**limits), "undisturbed": {"workers": 2}}
-        self._configs = write_large(self._directory / "large", servers)
+        self._configs = write_large(self._directory / "large", servers, self._layout)
         self._servers = {
             name: self._stack.enter_context(ServerProcess(self._configs[name])) for name in ("plain", "secure")
         }

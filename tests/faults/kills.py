@@ -29,6 +29,7 @@ from tests.faults.warm import WarmServer
 from tests.support.datasets import small_dataset
 from tests.support.hashes import batch_line
 from tests.support.http import get
+from tests.support.layouts import LAYOUTS, OWL
 from tests.support.server import ServerProcess
 
 VICTIMS = ("server", "worker", "trainer")
@@ -105,13 +106,15 @@ def run(
     count: int,
     seed: int,
     *,
+    layout: str = OWL,
     most_s: float = float("inf"),
     tell: Callable[[str], None] = lambda text: None,
 ) -> Report:
     """Kill `count` times, or for as long as `most_s`, and compare."""
     chance, began = random.Random(seed), time.monotonic()
     # Frames of up to a megabyte, so that what is killed is often in the middle of one.
-    config = small_dataset(directory / "data", image_size=224, server={"workers": 2, "prefetch_bytes": 4 << 20})
+    settings = {"workers": 2, "prefetch_bytes": 4 << 20}
+    config = small_dataset(directory / "data", layout=layout, image_size=224, server=settings)
     kills: Counter[str] = Counter()
     ServerProcess(config).start().stop()  # which leaves an index
     with ExitStack() as stack:
@@ -142,6 +145,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--layout", choices=LAYOUTS, default=OWL)
     parser.add_argument("--most-seconds", type=float, default=float("inf"), help="stop killing when they are over")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
@@ -149,6 +153,7 @@ def main() -> int:
             Path(directory),
             arguments.count,
             arguments.seed,
+            layout=arguments.layout,
             most_s=arguments.most_seconds,
             tell=lambda text: print(text, flush=True),
         )

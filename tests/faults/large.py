@@ -16,15 +16,15 @@ import yaml
 
 from tests.support.datasets import mixed_samples
 from tests.support.http import Answer
+from tests.support.layouts import OWL, settings_of
 from tests.support.patience import PATIENCE_S
 from tests.support.poison import poison_pictures
 from tests.support.tars import Sample, chat, write_shard
-from tests.support.tokenizer import small_tokenizer
 
 FRAME_BYTES = 14 << 20
 """The least that a frame with pictures has: more than all buffers between a server and a reader hold."""
 ROWS, SIDE = 16, 576
-"""A step's rows have a crop each at least: 16 * 3 * 576 * 576 bytes."""
+"""Where a step's rows have images, each has one of that side or more: 16 * 3 * 576 * 576 bytes. Videos have no less."""
 PAGES = "pages"
 """A second dataset, whose samples are only looked at in pages."""
 
@@ -76,18 +76,17 @@ def poison_samples() -> list[Sample]:
     ]
 
 
-def write_large(directory: Path, servers: Mapping[str, Mapping[str, Any]]) -> dict[str, Path]:
+def write_large(directory: Path, servers: Mapping[str, Mapping[str, Any]], layout: str = OWL) -> dict[str, Path]:
     """Write two datasets, `train` and `pages`, and a configuration for each server; returns where those are."""
     directory.mkdir(parents=True, exist_ok=True)
     for number in range(2):
-        write_shard(directory / f"train-{number:05d}.tar", mixed_samples(48, 48 * number))
-        write_shard(directory / f"pages-{number:05d}.tar", mixed_samples(8, 1000 + 8 * number))
+        write_shard(directory / f"train-{number:05d}.tar", mixed_samples(48, 48 * number, layout=layout))
+        write_shard(directory / f"pages-{number:05d}.tar", mixed_samples(8, 1000 + 8 * number, layout=layout))
     write_shard(directory / "train-poison.tar", poison_samples())
-    small_tokenizer(directory / "tokenizer.json")
-    large = {"vision": {"image_size": SIDE}, "max_length": 512, "global_batch_size": ROWS, "bucket_window": 4}
+    steps = {"global_batch_size": ROWS, "bucket_window": 4}
     datasets = {
-        "train": {"shards": ["train-*.tar"], "tokenizer": "tokenizer.json", **large},
-        PAGES: {"shards": ["pages-*.tar"], "tokenizer": "tokenizer.json", **large, "vision": {"image_size": 28}},
+        "train": settings_of(directory, layout, shards=["train-*.tar"], image_size=SIDE, **steps),
+        PAGES: settings_of(directory, layout, shards=["pages-*.tar"], image_size=28, **steps),
     }
     written = {}
     for name, settings in servers.items():

@@ -30,6 +30,7 @@ from tests.faults.proxy import FaultProxy
 from tests.faults.trainer import Trainer
 from tests.faults.warm import WarmServer
 from tests.support.datasets import small_dataset
+from tests.support.layouts import LAYOUTS, OWL
 from tests.support.server import ServerProcess
 
 WORLD_SIZE = 2
@@ -70,11 +71,18 @@ class Report:
         return found.missing + found.duplicated + found.reordered + found.mismatched
 
 
-def soak(directory: Path, seconds: float, seed: int, tell: Callable[[str], None] = lambda text: None) -> Report:
+def soak(
+    directory: Path,
+    seconds: float,
+    seed: int,
+    *,
+    layout: str = OWL,
+    tell: Callable[[str], None] = lambda text: None,
+) -> Report:
     """Harm everything for so long, then compare."""
     chance, report = random.Random(seed), Report()
     settings = {"workers": 2, "prefetch_bytes": 4 << 20, "heartbeat_s": 1.0}
-    config = small_dataset(directory / "data", image_size=112, server=settings)
+    config = small_dataset(directory / "data", layout=layout, image_size=112, server=settings)
     ServerProcess(config).start().stop()  # which leaves an index
     peace = threading.Event()
 
@@ -83,7 +91,7 @@ def soak(directory: Path, seconds: float, seed: int, tell: Callable[[str], None]
         return random_harm(chance, STRIKES_WITHIN_BYTES) if harmed else None
 
     with ExitStack() as stack:
-        hostile = stack.enter_context(Hostile(directory / "hostile", seed))
+        hostile = stack.enter_context(Hostile(directory / "hostile", seed, layout))
         servers = [stack.enter_context(WarmServer(config)) for _ in range(2)]
         proxies = [stack.enter_context(FaultProxy(server.url, choose)) for server in servers]
         urls = [proxy.url for proxy in proxies]
@@ -140,9 +148,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--layout", choices=LAYOUTS, default=OWL)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
-        report = soak(Path(directory), arguments.seconds, arguments.seed, lambda text: print(text, flush=True))
+        report = soak(
+            Path(directory),
+            arguments.seconds,
+            arguments.seed,
+            layout=arguments.layout,
+            tell=lambda text: print(text, flush=True),
+        )
     print(report)
     return 1 if report.mismatches or report.hostile.failures else 0
 

@@ -13,6 +13,7 @@ from tests.faults.conftest import dataset_of
 from tests.faults.oracle import sample_of
 from tests.support.datasets import mixed_samples, small_dataset
 from tests.support.http import get
+from tests.support.layouts import every_layout
 from tests.support.server import ServerProcess
 from tests.support.tars import write_shard
 
@@ -24,11 +25,13 @@ BAD = {"000100", "000103"}
 
 
 @pytest.fixture(scope="module", params=LASTS)
-def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+def server(
+    request: pytest.FixtureRequest, layout: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServerProcess]:
     """46 samples: two that assembly will mask, one that indexing has found bad; steps are filled or dropped."""
     directory: Path = tmp_path_factory.mktemp("ends")
-    config = small_dataset(directory, server={"workers": 1}, last=request.param)
-    samples = mixed_samples(6, 100)
+    config = small_dataset(directory, layout=layout, server={"workers": 1}, last=request.param)
+    samples = mixed_samples(6, 100, layout=layout)
     write_shard(directory / "train-00002.tar", [(key, spoilt(members, key)) for key, members in samples])
     write_shard(directory / "train-00003.tar", [("no-answer", {"json": b"{}"})])
     with ServerProcess(config) as server:
@@ -36,8 +39,9 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def spoilt(members: Mapping[str, bytes], key: str) -> dict[str, bytes]:
-    """The members of a sample, its image cut short if it is to be bad."""
-    return {**members, "jpg": members["jpg"][:-150] + b"\xff\xd9"} if key in BAD else dict(members)
+    """The members of a sample, its image or a frame of its video cut short if it is to be bad."""
+    name = "jpg" if "jpg" in members else "f1.jpg"
+    return {**members, name: members[name][:-150] + b"\xff\xd9"} if key in BAD else dict(members)
 
 
 def rows_of(server: ServerProcess, world_size: int, micro_batch_size: int) -> tuple[list[RowInfo], Counter[str]]:
@@ -58,6 +62,7 @@ def end_of(server: ServerProcess, query: str = "") -> End:
     return end
 
 
+@every_layout
 @pytest.mark.parametrize(("world_size", "micro_batch_size"), SIZES)
 def test_all_ranks_together_account_for_the_manifest(
     server: ServerProcess, world_size: int, micro_batch_size: int
@@ -93,6 +98,7 @@ def test_the_totals_are_the_plans_and_the_same_for_every_stream(server: ServerPr
         assert totals.quarantined == described["quarantined"] == 1
 
 
+@every_layout
 def test_no_row_is_masked_otherwise_after_a_resume(server: ServerProcess) -> None:
     """The batches from any step on are those of the whole epoch, statuses and replaced samples included."""
     whole = headers(server, "?world_size=2&micro_batch_size=1")

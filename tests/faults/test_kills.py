@@ -17,15 +17,17 @@ from tests.faults.trainer import Trainer
 from tests.faults.warm import children
 from tests.support.datasets import small_dataset
 from tests.support.hashes import batch_line
+from tests.support.layouts import OWL, QWEN, others_long
 from tests.support.server import ServerProcess
 
 EPOCHS = 2
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def config(layout: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Frames of megabytes, so that a server that is killed while a reader waits is in the middle of one."""
-    return small_dataset(tmp_path_factory.mktemp("kills"), image_size=224, server={"prefetch_bytes": 8 << 20})
+    directory = tmp_path_factory.mktemp("kills")
+    return small_dataset(directory, layout=layout, image_size=224, server={"prefetch_bytes": 8 << 20})
 
 
 @pytest.fixture
@@ -54,13 +56,19 @@ def workers(server: ServerProcess) -> list[int]:
     return children(server.process.pid)
 
 
+@others_long
 def test_two_undisturbed_runs_are_equal(server: ServerProcess, undisturbed: list[str]) -> None:
     """The comparison below means something: runs are long, all lines differ, and another server gives the same."""
     assert len(set(undisturbed)) == len(undisturbed) == EPOCHS * 11
     assert read(server.url) == undisturbed
 
 
-@pytest.mark.parametrize("carrier", ["memory", "socket"])
+@pytest.mark.parametrize(
+    ("carrier", "layout"),
+    [("memory", OWL), ("socket", OWL), pytest.param("memory", QWEN, marks=pytest.mark.long)],
+    indirect=["layout"],
+    scope="session",
+)
 def test_fault_1_a_server_killed_in_the_middle_of_a_frame_loses_nothing(
     config: Path, undisturbed: list[str], carrier: str
 ) -> None:
@@ -83,6 +91,7 @@ def read_while_it_is_killed(server: ServerProcess, undisturbed: list[str]) -> No
     assert dataset.stats().reconnects >= 3
 
 
+@others_long
 def test_fault_22_ten_kills_in_a_row_lose_nothing(server: ServerProcess, undisturbed: list[str]) -> None:
     """Workers and server in turn, killed after every other batch."""
     dataset = OwlStreamDataset(server.url, dtype=torch.uint8, prefetch=1)
@@ -101,6 +110,7 @@ def test_fault_22_ten_kills_in_a_row_lose_nothing(server: ServerProcess, undistu
     assert lines == undisturbed
 
 
+@others_long
 def test_fault_4_workers_killed_in_the_middle_of_batches_lose_nothing(
     server: ServerProcess, undisturbed: list[str]
 ) -> None:
@@ -117,6 +127,7 @@ def test_fault_4_workers_killed_in_the_middle_of_batches_lose_nothing(
     assert dataset.stats().rows.get("masked", 0) == 0
 
 
+@others_long
 def test_fault_3_and_16_a_killed_trainer_goes_on_at_its_checkpoint(
     server: ServerProcess, undisturbed: list[str], tmp_path: Path
 ) -> None:
@@ -136,6 +147,13 @@ def test_faults_1_3_and_4_fifty_one_kills_in_turn(tmp_path: Path) -> None:
     assert report.differences == Differences(0, 0, 0, 0)
 
 
+def test_faults_1_3_and_4_nine_kills_in_turn_of_patches_and_videos(tmp_path: Path) -> None:
+    """The same with pictures of native resolution and videos; `--layout qwen2_5_vl` does it a thousand times."""
+    report = run(tmp_path, count=9, seed=2, layout=QWEN)
+    assert report.kills == {"server": 3, "worker": 3, "trainer": 3}
+    assert report.differences == Differences(0, 0, 0, 0)
+
+
 def test_the_comparison_counts_each_kind() -> None:
     """A lost, a doubled, a moved and a changed batch are each seen."""
     lines = [f"0 {step} 0 {step:x}" for step in range(6)]
@@ -147,6 +165,7 @@ def test_the_comparison_counts_each_kind() -> None:
     assert compare(lines, [*lines, "1 0 0 0"]) == Differences(0, 0, 0, 1)
 
 
+@others_long
 def test_fault_15_the_second_url_takes_over(config: Path, undisturbed: list[str]) -> None:
     """The first server dies in the middle of an epoch and stays dead: the second one's batches continue it."""
     with ServerProcess(config) as first, ServerProcess(config) as second:

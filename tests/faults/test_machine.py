@@ -15,6 +15,7 @@ from owl_client import Batch, OwlStreamDataset
 from tests.faults.machine import RunMachine
 from tests.faults.oracle import BrokenPromiseError
 from tests.faults.stages import MemoryStage, ProcessStage
+from tests.support.layouts import others_long
 from tests.support.server import ServerProcess
 
 QUIET: dict[str, Any] = {
@@ -45,6 +46,7 @@ def stage(steady_config: Path, steady: ServerProcess) -> Iterator[ProcessStage]:
     stage.close()
 
 
+@others_long
 def test_any_run_on_real_processes_is_the_plan(stage: ProcessStage) -> None:
     """The same machine: servers and workers are SIGKILLed, bytes pass through proxies that harm them."""
 

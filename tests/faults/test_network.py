@@ -38,6 +38,7 @@ from tests.faults.proxy import FaultProxy
 from tests.support.datasets import small_dataset
 from tests.support.hashes import batch_line
 from tests.support.http import get
+from tests.support.layouts import LAYOUTS, OWL, every_layout
 from tests.support.patience import PATIENCE_S
 from tests.support.server import ROOT, ServerProcess
 
@@ -63,9 +64,21 @@ HARMS: dict[str, tuple[Harm, ...]] = {
 }
 HARMLESS = {"Slices", "Delay", "Bandwidth", "Buffering"}
 """After these nothing has to be asked for again."""
+OF_TIME = ("fault_5_half_open", "fault_9_one_byte_slices", "fault_10_delay_loss_jitter", "fault_10_thin_line")
+"""What is in frames has no say in these, and they take seconds."""
 
 
-@pytest.mark.parametrize("harms", HARMS.values(), ids=HARMS)
+@pytest.mark.parametrize(
+    ("harms", "layout"),
+    [
+        pytest.param(harms, layout, id=f"{name}-{layout}")
+        for layout in LAYOUTS
+        for name, harms in HARMS.items()
+        if layout == OWL or name not in OF_TIME
+    ],
+    indirect=["layout"],
+    scope="session",
+)
 def test_faults_5_to_12_and_24_to_29_change_nothing(
     proxy: FaultProxy, undisturbed: list[str], harms: tuple[Harm, ...]
 ) -> None:
@@ -78,6 +91,7 @@ def test_faults_5_to_12_and_24_to_29_change_nothing(
     assert dataset.stats().reconnects >= len(broken)
 
 
+@every_layout
 def test_fault_7_sampled_cuts_of_a_real_stream(
     steady: ServerProcess, proxy: FaultProxy, undisturbed: list[str]
 ) -> None:
@@ -105,6 +119,7 @@ def test_fault_7_a_description_that_is_cut_is_asked_for_again(steady: ServerProc
         assert proxy.struck["Cut"] == len(places) > 20
 
 
+@every_layout
 def test_fault_28_frames_of_another_stream_are_not_taken(
     steady: ServerProcess, proxy: FaultProxy, undisturbed: list[str]
 ) -> None:

@@ -19,6 +19,7 @@ from tests.faults.proxy import FaultProxy
 from tests.support.datasets import mixed_samples, small_dataset, write_config
 from tests.support.hashes import batch_line
 from tests.support.http import get
+from tests.support.layouts import every_layout
 from tests.support.server import ServerProcess
 from tests.support.tars import write_shard
 from tests.support.tokenizer import small_tokenizer
@@ -37,6 +38,7 @@ def state_at(url: str, batches: int, **options: Any) -> dict[str, Any]:
         return state
 
 
+@every_layout
 @pytest.mark.parametrize("batches", [0, 1, 6, 10, 11, 15])
 def test_fault_16_and_17_a_state_goes_on_behind_the_last_batch_yielded(
     steady: ServerProcess, undisturbed: list[str], batches: int
@@ -72,6 +74,7 @@ def refused(config: Path, state: dict[str, Any]) -> set[str]:
 SIZES = [(1, 4), (1, 2), (1, 1), (2, 2), (2, 1), (4, 1)]
 
 
+@every_layout
 @pytest.mark.parametrize("before", SIZES)
 @pytest.mark.parametrize("after", SIZES)
 def test_fault_19_any_world_size_goes_on_with_the_same_global_steps(
@@ -144,6 +147,7 @@ def streams_opened(server: ServerProcess) -> float:
     return metric(server, "owl_stream_streams_total")
 
 
+@every_layout
 def test_fault_21_two_clients_on_one_rank_get_the_same_bytes_from_one_assembly(
     steady_config: Path, undisturbed: list[str]
 ) -> None:

@@ -43,6 +43,7 @@ from tests.faults.proxy import FaultProxy
 from tests.support.datasets import small_dataset
 from tests.support.hashes import batch_line
 from tests.support.http import connect, get
+from tests.support.layouts import OWL, every_layout
 from tests.support.patience import PATIENCE_S
 from tests.support.server import ServerProcess
 
@@ -51,17 +52,17 @@ BATCHES = 11
 
 
 @pytest.fixture(scope="module")
-def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+def local(layout: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """A server whose frames fill more than a socket's buffers hold."""
-    with large_frames(tmp_path_factory.mktemp("local"), idle_timeout_s=4 * PATIENCE_S) as server:
+    with large_frames(tmp_path_factory.mktemp("local"), layout, idle_timeout_s=4 * PATIENCE_S) as server:
         yield server
         assert server.stop() == 0
 
 
-def large_frames(directory: Path, **limits: float) -> ServerProcess:
+def large_frames(directory: Path, layout: str = OWL, **limits: float) -> ServerProcess:
     """A server of two workers, with limits of its own."""
     settings = {"workers": 2, "prefetch_bytes": 8 << 20, **limits}
-    return ServerProcess(small_dataset(directory, image_size=224, server=settings))
+    return ServerProcess(small_dataset(directory, layout=layout, image_size=224, server=settings))
 
 
 def lines(url: str) -> list[str]:
@@ -115,6 +116,7 @@ def leased(server: ServerProcess) -> bool:
     return b"owl_stream_engine_leased 0.0" not in get(server.url + "/metrics").body
 
 
+@every_layout
 def test_a_reader_on_the_same_machine_copies_from_memory_what_others_are_sent(local: ServerProcess) -> None:
     """The same frames to the byte, but hardly a byte of them through the socket."""
     with FaultProxy(local.url) as proxy, reading(proxy.url) as sent:
@@ -193,6 +195,7 @@ def test_a_server_without_workers_sends_frames(tmp_path: Path) -> None:
         assert sum(isinstance(frame.header, BatchHeader) for frame in frames(stream)) == BATCHES
 
 
+@every_layout
 def test_a_frame_stays_as_it_is_until_it_has_been_copied(local: ServerProcess) -> None:
     """While one reader is in the middle of a frame, others have the server use all the memory it likes."""
     with reading(local.url) as stream:
@@ -240,6 +243,7 @@ def trainer(url: str) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
+@every_layout
 def test_fault_3_a_reader_that_is_killed_with_a_frame_in_its_hands_leaves_nothing(local: ServerProcess) -> None:
     """Its memory is given back at once, not after the idle timeout, and the next reader gets everything."""
     with trainer(local.url) as process:

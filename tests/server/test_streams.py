@@ -13,6 +13,7 @@ import pytest
 from owl_stream.wire import BatchHeader, End, ErrorInfo, Frame, Hello, parse_frames
 from tests.support.datasets import small_dataset
 from tests.support.http import Answer, connect, get
+from tests.support.layouts import every_layout
 from tests.support.patience import PATIENCE_S
 from tests.support.server import ROOT, ServerProcess
 
@@ -30,6 +31,7 @@ def batches(frames: list[Frame]) -> list[BatchHeader]:
     return [frame.header for frame in frames if isinstance(frame.header, BatchHeader)]
 
 
+@every_layout
 def test_a_stream_is_hello_batches_end(server: ServerProcess) -> None:
     """It begins with who speaks, holds every step in order, and ends with the epoch's totals."""
     frames = frames_of(get(server.url + STREAM))
@@ -40,6 +42,7 @@ def test_a_stream_is_hello_batches_end(server: ServerProcess) -> None:
     assert (tuple(end.cursor), end.final, end.totals.samples, end.totals.fillers) == ((1, 0, 0), True, 40, 4)
 
 
+@every_layout
 @pytest.mark.parametrize(("world_size", "micro_batch_size"), [(1, 4), (1, 1), (2, 2), (2, 1), (4, 1)])
 def test_every_deal_delivers_the_same_steps(server: ServerProcess, world_size: int, micro_batch_size: int) -> None:
     """Fault 19: each key exactly once, and the same set of keys per global step, for every world size."""
@@ -53,6 +56,7 @@ def test_every_deal_delivers_the_same_steps(server: ServerProcess, world_size: i
     assert [sorted(keys) for keys in steps] == [sorted(row["key"] for row in step["rows"]) for step in planned]
 
 
+@every_layout
 def test_a_stream_goes_on_at_any_cursor(server: ServerProcess) -> None:
     """Resume: the batches from (0, 5, 1) on are the tail of the whole epoch's, byte for byte; then comes epoch 1."""
     whole = get(server.url + STREAM + "?micro_batch_size=2&epochs=2").body
@@ -73,9 +77,10 @@ def test_strides_share_an_epoch(server: ServerProcess) -> None:
     assert sorted(seen) == [(0, step, micro) for step in range(11) for micro in range(2)]
 
 
-def test_two_servers_send_identical_frames(server: ServerProcess, tmp_path: Path) -> None:
+@every_layout
+def test_two_servers_send_identical_frames(server: ServerProcess, layout: str, tmp_path: Path) -> None:
     """Another process over a copy of the data elsewhere, with another engine, sends the same bytes."""
-    with ServerProcess(small_dataset(tmp_path / "elsewhere", server={"workers": 0})) as other:
+    with ServerProcess(small_dataset(tmp_path / "elsewhere", layout=layout, server={"workers": 0})) as other:
         for query in ("", "?rank=1&world_size=2&epochs=2"):
             ours, theirs = get(server.url + STREAM + query).body, get(other.url + STREAM + query).body
             kinds = ("hello", "batch", "end")
@@ -131,9 +136,10 @@ def test_fault_6_a_reader_that_stops_is_dropped_and_costs_one_budget(tmp_path: P
         assert "took nothing" in server.log.read_text()
 
 
-def test_a_shard_that_changes_while_it_is_served_is_an_error_by_name(tmp_path: Path) -> None:
+@every_layout
+def test_a_shard_that_changes_while_it_is_served_is_an_error_by_name(layout: str, tmp_path: Path) -> None:
     """Fault 40: bytes rewritten after indexing end the stream with `data_changed`, and mask nothing."""
-    config = small_dataset(tmp_path)
+    config = small_dataset(tmp_path, layout=layout)
     with ServerProcess(config) as server:
         for shard in tmp_path.glob("train-*.tar"):
             data = bytearray(shard.read_bytes())

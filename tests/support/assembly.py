@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from owl_stream.assemble import Assembled, Assembler, Dataset, Job, open_dataset
 from owl_stream.config import DatasetConfig
 from owl_stream.wire import BatchHeader, RowInfo, parse_frames, tensor_views
+from tests.support.layouts import OWL, settings_of
 from tests.support.tars import Sample, write_shard
-from tests.support.tokenizer import small_tokenizer
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,30 @@ class Made:
         labels: NDArray[np.int64] = self.tensors["labels"][row]
         return np.extract(labels != -100, labels)
 
+    def drawn(self, row: int) -> dict[str, NDArray[np.uint8]]:
+        """A row's part of the tensors of pixels; those that it has no part of are left out."""
+        found = {}
+        for name, counts in _drawn_rows(self.tensors).items():
+            first = sum(counts[:row])
+            if counts[row]:
+                found[name] = self.tensors[name][first : first + counts[row]]
+        return found
+
     def crops(self, row: int) -> NDArray[np.uint8]:
-        """The crops of a row of a 240728 batch that has images."""
-        offsets = self.tensors["media_offset"][row]
-        return self.tensors["pixel_values"][offsets[-1, 0] : max(offsets[-1, 1], offsets[-1, 0])]
+        """The crops or patches of a row that has images and no videos."""
+        return self.drawn(row)["pixel_values"]
+
+
+def _drawn_rows(tensors: Mapping[str, NDArray[Any]]) -> dict[str, list[int]]:
+    """How many rows of each tensor of pixels belong to each row of the batch, from its other tensors."""
+    if "mm_token_type_ids" in tensors:
+        types = tensors["mm_token_type_ids"]
+        kinds = {"pixel_values": 1, "pixel_values_videos": 2}
+        return {name: (4 * (types == kind).sum(axis=1)).tolist() for name, kind in kinds.items()}
+    if "media_offset_lengths" in tensors:
+        return {"pixel_values": tensors["media_offset_lengths"].tolist()}
+    begin, end = tensors["media_offset"][:, -1].T
+    return {"pixel_values": np.maximum(end - begin, 0).tolist()}
 
 
 def make_dataset(directory: Path, samples: Sequence[Sample] | Sequence[Sequence[Sample]], **settings: Any) -> Dataset:
@@ -50,24 +70,14 @@ def make_dataset(directory: Path, samples: Sequence[Sample] | Sequence[Sequence[
     shards = [samples] if not samples or isinstance(samples[0][0], str) else samples
     for number, shard in enumerate(shards):
         write_shard(directory / f"s-{number:03d}.tar", shard)  # type: ignore[arg-type] # told apart above
-    if not (directory / "tokenizer.json").exists():
-        small_tokenizer(directory / "tokenizer.json")
     return reopen(directory, **settings)
 
 
-def reopen(directory: Path, *, index_dir: Path | None = None, **settings: Any) -> Dataset:
+def reopen(directory: Path, *, layout: str = OWL, index_dir: Path | None = None, **settings: Any) -> Dataset:
     """Open what `make_dataset` wrote, perhaps with other settings; `image_size` and `cut` go under `vision`."""
-    vision = {"image_size": 28} | {key: settings.pop(key) for key in ("image_size", "cut") if key in settings}
-    defaults: dict[str, Any] = {
-        "shards": ("s-*.tar",),
-        "tokenizer": "tokenizer.json",
-        "vision": vision,
-        "max_length": 512,
-        "global_batch_size": 4,
-        "bucket_window": 1,
-        "shuffle": "none",
-    }
-    return open_dataset("train", DatasetConfig(**{**defaults, **settings}), directory, index_dir, processes=0)
+    defaults = {"shards": ("s-*.tar",), "global_batch_size": 4, "bucket_window": 1, "shuffle": "none"}
+    config = DatasetConfig(**settings_of(directory, layout, **{**defaults, **settings}))
+    return open_dataset("train", config, directory, index_dir, processes=0)
 
 
 def run_job(

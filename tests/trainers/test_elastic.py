@@ -13,6 +13,7 @@ import torch
 from owl_client import OwlStreamDataset
 from owl_stream.errors import RequestError
 from tests.support.datasets import small_dataset
+from tests.support.layouts import OWL, QWEN, every_layout
 from tests.support.server import ServerProcess
 
 ROWS = 12
@@ -23,10 +24,10 @@ Steps = dict[tuple[int, int], list[tuple[str, str]]]
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server with steps of 12 rows, four an epoch, the last of each pool completed by fillers."""
+def url(layout: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server with steps of 12 rows, the last of each pool completed by fillers."""
     settings = {"global_batch_size": ROWS, "bucket_window": 1, "server": {"workers": 0}}
-    config = small_dataset(tmp_path_factory.mktemp("elastic"), samples=44, **settings)
+    config = small_dataset(tmp_path_factory.mktemp("elastic"), layout=layout, samples=44, **settings)
     with ServerProcess(config) as server:
         yield server.url
 
@@ -54,12 +55,14 @@ def samples_of(batches: list[Any]) -> Steps:
     return {step: sorted(rows) for step, rows in steps.items()}
 
 
-def test_the_comparison_means_something(whole: Steps) -> None:
-    """An epoch holds each of the 44 samples once, and steps differ but for the one that has all the texts."""
+@every_layout
+def test_the_comparison_means_something(layout: str, whole: Steps) -> None:
+    """An epoch holds each of the 44 samples once, and steps differ but for those that are all of their pool."""
     assert [sum(len(rows) for step, rows in whole.items() if step[0] == epoch) for epoch in range(3)] == [44] * 3
-    assert len({tuple(rows) for rows in whole.values()}) == 10
+    assert len({tuple(rows) for rows in whole.values()}) == {OWL: 3 * 3 + 1, QWEN: 3 * 2 + 3}[layout]
 
 
+@every_layout
 @pytest.mark.parametrize(("world_size", "micro_batch_size"), SHARES)
 def test_fault_19_any_ranks_state_of_any_share_resumes_at_every_share(
     url: str, whole: Steps, world_size: int, micro_batch_size: int
@@ -67,7 +70,8 @@ def test_fault_19_any_ranks_state_of_any_share_resumes_at_every_share(
     """A state taken between steps, also at an epoch's end: all ranks of the new share go on with the same steps."""
     chance = random.Random(world_size * 100 + micro_batch_size)
     was_world, was_micro = chance.choice(SHARES)
-    steps = chance.randint(0, 4)
+    per_epoch = len(whole) // 3
+    steps = chance.randint(0, per_epoch)
     before = reader(url, was_world, was_micro, rank=chance.randrange(was_world))
     for _ in islice(before, steps * before.micros_per_step):
         pass
@@ -79,7 +83,9 @@ def test_fault_19_any_ranks_state_of_any_share_resumes_at_every_share(
         batches += [*islice(after, 2 * after.micros_per_step)]
         after.close()
     before.close()
-    first = [(0, steps), (0, steps + 1)] if steps < 3 else [(0, 3)] if steps == 3 else [(1, 0), (1, 1)]
+    # Reading ends with the epoch that it began in.
+    left = [(steps // per_epoch, steps % per_epoch + ahead) for ahead in range(2)]
+    first = [place for place in left if place in whole]
     assert samples_of(batches) == {step: whole[step] for step in first}
 
 

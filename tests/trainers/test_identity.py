@@ -16,6 +16,7 @@ from owl_stream.errors import DataChangedError, StateMismatchError
 from tests.support.datasets import mixed_samples, small_dataset, write_config
 from tests.support.hashes import batch_line
 from tests.support.http import get
+from tests.support.layouts import every_layout
 from tests.support.patience import PATIENCE_S
 from tests.support.server import ServerProcess
 from tests.support.tars import write_shard
@@ -114,9 +115,10 @@ def test_appended_shards_make_a_new_manifest_and_leave_the_old_one_alone(tmp_pat
             assert lines(reader(old.url)) == undisturbed
 
 
-def test_fault_40_a_shard_rewritten_under_a_server_stops_it_and_not_the_run(tmp_path: Path) -> None:
+@every_layout
+def test_fault_40_a_shard_rewritten_under_a_server_stops_it_and_not_the_run(layout: str, tmp_path: Path) -> None:
     """Same size, other bytes: that server says data_changed and sends none of it; one with the old bytes goes on."""
-    config = small_dataset(tmp_path / "a", server=INLINE, shuffle="none", shards=1)
+    config = small_dataset(tmp_path / "a", layout=layout, server=INLINE, shuffle="none", shards=1)
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     with ServerProcess(config) as changed, ServerProcess(tmp_path / "b" / config.name) as same:
         undisturbed = lines(reader(same.url))
