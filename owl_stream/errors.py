@@ -181,8 +181,6 @@ class ContractError(DataError):
 class MediaOffsetError(ContractError):
     """`media_offset` breaks the contract at `row`, `position` (-1: the whole): `expected` and `got` say how."""
 
-    code = "media_offset"
-
     def __init__(self, row: int, position: int, expected: str, got: str) -> None:
         super().__init__(row, position, expected, got)
         self.row, self.position, self.expected, self.got = row, position, expected, got

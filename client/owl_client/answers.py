@@ -35,7 +35,6 @@ _BY_CODE: Mapping[str, Callable[[str], OwlStreamError]] = {
     "protocol_version": ProtocolVersionError,
     "data_changed": DataChangedError,
     "contract": ContractError,
-    "media_offset": ContractError,
     "read": ReadError,
     "worker": WorkerError,
     "busy": ServerBusyError,

@@ -247,7 +247,7 @@ def _refuse(url: str, response: http.client.HTTPResponse) -> None:
 def _error(url: str, code: str, message: str, retryable: bool) -> OwlStreamError:
     if retryable:
         return ServerBusyError(f"{url}: {message}")
-    if code in ("data_changed", "contract", "media_offset", "internal"):
+    if code in ("data_changed", "contract", "internal"):
         return ServerError(f"{url}: {message}", code)
     return RequestError(f"{url}: {message}")
 

@@ -16,7 +16,7 @@ from prometheus_client.registry import Collector
 
 from owl_stream import __version__
 from owl_stream.assemble import STAGES
-from owl_stream.errors import ContractError, MediaOffsetError
+from owl_stream.errors import ContractError
 from owl_stream.inert import inert
 from owl_stream.server.connections import open_descriptors
 from owl_stream.server.streams import Sent
@@ -135,7 +135,7 @@ class Metrics(Collector):
     def _engine(self) -> Iterator[Metric]:
         engine = self._state.engine.statistics()
         failed = dict(engine.failed)
-        violations = sum(failed.pop(error.code, 0) for error in (ContractError, MediaOffsetError))
+        violations = failed.pop(ContractError.code, 0)
         seconds = {**dict.fromkeys((*STAGES, "queue"), 0.0), **engine.seconds, "send": self._sending()}
         bottleneck = self._state.bottleneck
         holding = [((stage,), float(bottleneck is not None and bottleneck.stage == stage)) for stage in STAGES]
