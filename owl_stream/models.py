@@ -84,8 +84,8 @@ class ModelFiles:
 
     @property
     def videos(self) -> Mapping[str, Any]:
-        """Settings of the video processor; empty where the directory has none."""
-        return self._processor("video_processor", _VIDEOS) or {}
+        """Settings of the video processor; without them those of images, as transformers takes them."""
+        return self._processor("video_processor", _VIDEOS) or self.files.get(_IMAGES, {})
 
     def processor(self, key: str, default: Any = None) -> Any:
         """A value of `processor_config.json`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,14 +58,16 @@ class InternVLLayout(TiledLayout):
         """See `Layout.settle`: `vision: {max_tiles}`."""
         refuse(choices, cls.name, "chat", "positions")
         model = need_model(choices, cls.name)
-        defaults = {"size": 384, "min_patches": 1, "max_patches": 12, "resample": 3}
+        defaults: dict[str, Any] = {"size": 384, "min_patches": 1, "max_patches": 12, "resample": 3}
         images = ImageSettings(model, model.images, image_mean=CLIP_MEAN, image_std=CLIP_STD, **defaults)
         if model.videos:
-            videos = ImageSettings(model, model.videos, image_mean=CLIP_MEAN, image_std=CLIP_STD, **defaults)
-            if videos.colours != images.colours:
+            videos = ImageSettings(
+                model, model.videos, of="video processor", image_mean=CLIP_MEAN, image_std=CLIP_STD, **defaults
+            )
+            if (videos.colours, videos.filter, videos.side()) != (images.colours, images.filter, images.side()):
                 raise ConfigError(
-                    f"model {model.name}: expected image and video processors of equal mean and std, as both write to "
-                    "pixel_values"
+                    f"model {model.name}: expected image and video processors of equal size, resample, mean and std, "
+                    "as both write to pixel_values"
                 )
         vision = settle_vision(choices.vision, {"max_tiles": (number(1, 64), images.whole("max_patches", 64))})
         names = ImageTokens(
