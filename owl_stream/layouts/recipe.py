@@ -10,6 +10,7 @@ from typing import Any, Literal
 from owl_stream.config import MAX_IMAGE_BYTES, DatasetConfig
 from owl_stream.errors import ConfigError
 from owl_stream.layouts.held import check_labels, check_tensors
+from owl_stream.layouts.own import check_made, named
 from owl_stream.layouts.registry import get_layout, layout_of, source_digest
 from owl_stream.layouts.types import BatchReport, Choices, Layout, LengthLimit
 from owl_stream.models import open_model
@@ -45,8 +46,16 @@ class Recipe:
         return LengthLimit(self.max_length, self.on_too_long)
 
     def make_layout(self) -> Layout:
-        """The layout with its settings."""
-        return get_layout(self.layout)(self.settings)
+        """The layout with its settings.
+
+        Raises:
+            ConfigError: it is not one of ours, and cannot be made or used.
+        """
+        with named(self.layout, "__init__"):
+            made = get_layout(self.layout)(self.settings)
+        if self.source:
+            check_made(self.layout, made)
+        return made
 
 
 def settle_recipe(config: DatasetConfig, base: Path = Path()) -> Recipe:
@@ -68,9 +77,11 @@ def settle_recipe(config: DatasetConfig, base: Path = Path()) -> Recipe:
         train_on=config.train_on,
         positions=config.positions,
     )
+    with named(name, "settle"):
+        settings = get_layout(name).settle(choices)
     return Recipe(
         layout=name,
-        settings=get_layout(name).settle(choices),
+        settings=settings,
         tokenizer=tokenizer,
         resize=config.resize,
         max_length=config.max_length,

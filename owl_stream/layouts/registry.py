@@ -109,7 +109,7 @@ def source_digest(name: str) -> str:
 def _load(entry: EntryPoint) -> type[Layout]:
     try:
         loaded = entry.load()
-    except Exception as exc:  # whatever the module raises when it is imported
+    except (Exception, SystemExit) as exc:  # whatever the module raises when it is imported
         raise ConfigError(f"`layout`: {entry.value}: cannot be imported: {type(exc).__name__}: {exc}") from exc
     missing = [member for member in _MEMBERS if not hasattr(loaded, member)]
     if missing:
