@@ -87,6 +87,39 @@ def test_colours_hold_rescaling_and_normalising(model: Path) -> None:
     assert settings(model).colours.std == (1.0, 1.0, 1.0)
 
 
+@pytest.mark.parametrize(
+    ("name", "file", "changes", "message"),
+    [
+        ("internvl", "config.json", {"image_token_id": [1]}, "`image_token_id`: expected a whole number"),
+        (
+            "internvl",
+            "config.json",
+            {"image_seq_length": 0},
+            "`image_seq_length`: expected a whole number of at least 1",
+        ),
+        ("internvl", "config.json", {"vision_config": {"patch_size": 0}}, "patch_size`: expected a whole number"),
+        (
+            "internvl",
+            "config.json",
+            {"vision_config": {"patch_size": ["x", "x"]}},
+            "patch_size`: expected whole numbers",
+        ),
+        ("gemma3", "config.json", {"image_token_id": "x"}, "`image_token_id`: expected a whole number"),
+        ("gemma3", "config.json", {"mm_tokens_per_image": 0}, "`mm_tokens_per_image`: expected a whole number"),
+        ("gemma3", "config.json", {"vision_config": {"patch_size": "a"}}, "patch_size`: expected a whole number"),
+        ("gemma3", "processor_config.json", {"image_seq_length": "x"}, "processor_config.json: `image_seq_length`"),
+    ],
+)
+def test_a_number_that_is_none_is_named(
+    tmp_path: Path, name: str, file: str, changes: dict[str, Any], message: str
+) -> None:
+    """Of the families whose tokens a picture are counted by the files."""
+    directory = make_family(name, tmp_path / "m").directory
+    edit(directory / file, **changes)
+    with pytest.raises(ConfigError, match=message):
+        settled(directory)
+
+
 def test_null_means_off_or_missing_and_never_the_default(model: Path) -> None:
     """As in transformers: a step whose key is null is not done, and a number that is null is not there."""
     images = model / "preprocessor_config.json"
@@ -170,6 +203,8 @@ def test_the_chat_template_lies_in_one_of_four_places(model: Path) -> None:
         ("config.json", {"model_type": None}, "config.json lacks `model_type`"),
         ("config.json", {"model_type": "llama"}, "has `model_type` 'llama', for which there is no layout"),
         ("config.json", {"image_token_id": None}, "config.json lacks `image_token_id`"),
+        ("config.json", {"image_token_id": "x"}, "`image_token_id`: expected a whole number of at least 0, got 'x'"),
+        ("config.json", {"vision_config": {"tokens_per_second": "a"}}, "tokens_per_second`: expected a whole number"),
         ("preprocessor_config.json", {"patch_size": "large"}, "`patch_size`: expected a whole number"),
         ("preprocessor_config.json", {"image_mean": [1, 2]}, "`image_mean`: expected three numbers"),
         ("preprocessor_config.json", {"resample": 0}, "`resample`: expected 2"),

@@ -345,6 +345,25 @@ def _harmed(
         yield "types missing", {k: v for k, v in tensors.items() if k != "token_type_ids"}, "token_type_ids: expected"
 
 
+def test_media_that_the_model_would_take_for_one_are_refused_by_name(tmp_path: Path) -> None:
+    """Qwen tells two images apart by the text between them, which a template may leave out; one sample is bad then."""
+    directory = make_family("qwen2_5_vl", tmp_path / "model").directory
+    (directory / "chat_template.jinja").write_text(
+        "{% for m in messages %}{% if m.content is string %}{{ m.content }}{% else %}{% for p in m.content %}"
+        "{{ p.text if p.type == 'text' else '<|image_pad|>' }}{% endfor %}{% endif %}{% endfor %}"
+    )
+    data = encode(_noise(60, 60, 1), "PNG")
+    members = []
+    for key, question in (("apart", "<|image|>a<|image|>b"), ("together", "<|image|><|image|>b")):
+        record = {"messages": _turns([(question, "Yes.")]), "images": ["0.png", "1.png"]}
+        members.append((key, {"json": json.dumps(record).encode(), "0.png": data, "1.png": data}))
+    write_shard(tmp_path / "s-000.tar", members)
+    dataset = _open(tmp_path)
+    (bad,) = dataset.quarantine()
+    assert (bad["key"], bad["reason"]) == ("together", "template_media")
+    dataset.close()
+
+
 def _misshapen(tensors: dict[str, torch.Tensor]) -> Iterator[tuple[str, dict[str, torch.Tensor], str]]:
     """Batches whose tensors do not fit together, or not the model."""
     mask, labels, pixels = tensors["attention_mask"], tensors["labels"], tensors["pixel_values"]

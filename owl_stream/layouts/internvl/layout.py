@@ -27,6 +27,7 @@ from owl_stream.layouts.types import (
     SpecialTokens,
     Visual,
 )
+from owl_stream.models import PROCESSOR_FILE, ModelFiles
 
 
 @dataclass(frozen=True)
@@ -75,17 +76,16 @@ class InternVLLayout(TiledLayout):
             model.token("end_image_token", "</img>") or "</img>",
             model.token("context_image_token", "<IMG_CONTEXT>") or "<IMG_CONTEXT>",
         )
-        side, patch = images.side(), model.config("vision_config.patch_size", 14)
-        patch = patch[0] if isinstance(patch, list) else int(patch)
+        side, patch = images.side(), _patch_side(model)
         return InternVLSettings(
             text=TextSettings.of(choices),
             pad=model.token("pad_token", "<|endoftext|>") or "<|endoftext|>",
             names=names,
-            context_id=int(model.need_config("image_token_id")),
+            context_id=model.whole("image_token_id", least=0),
             side=side,
             min_tiles=images.whole("min_patches", 64),
             max_tiles=vision["max_tiles"],
-            tile_tokens=int(model.processor("image_seq_length") or model.config("image_seq_length", 256)),
+            tile_tokens=model.whole("image_seq_length", model.whole("image_seq_length", 256), file=PROCESSOR_FILE),
             tile_patches=(side // patch) ** 2,
             colours=images.colours,
             filter=images.filter,
@@ -137,3 +137,15 @@ class InternVLLayout(TiledLayout):
             return resize(source, width, height, self._filter)
 
         tiles.draw(pixels, (rows, cols), out, filtered)
+
+
+def _patch_side(model: ModelFiles) -> int:
+    """A number, or a list of two equal ones."""
+    found = model.config("vision_config.patch_size", 14)
+    if not isinstance(found, list) or len(found) != 2 or found[0] != found[1]:
+        return model.whole("vision_config.patch_size", 14)
+    if type(found[0]) is not int or found[0] < 1:
+        raise ConfigError(
+            f"model {model.name}: config.json: `vision_config.patch_size`: expected whole numbers, got {found!r:.80}"
+        )
+    return found[0]

@@ -98,6 +98,7 @@ class QwenLayout(TemplatedLayout):
     transparency: ClassVar[Transparency] = "white"
     made_by_model: ClassVar[tuple[str, ...]] = ("position_ids",)
     """What processors leave to the model, so that `check_batch` does not ask for it."""
+    apart: ClassVar[bool] = True
     split_videos: ClassVar[bool] = False
     """Whether a video is a run of placeholders for each pair of frames, with its time as text before it."""
     video_tokens: ClassVar[int] = CLIP_TOKENS
@@ -142,11 +143,11 @@ class QwenLayout(TemplatedLayout):
             video_colours=videos.colours,
             filter=images.filter,
             video_filter=videos.filter,
-            image_id=int(model.need_config("image_token_id")),
-            video_id=int(model.need_config("video_token_id")),
-            start_id=int(model.need_config("vision_start_token_id")),
-            end_id=int(model.need_config("vision_end_token_id")),
-            tokens_per_second=int(model.config("vision_config.tokens_per_second", 4)) if cls.has_seconds else None,
+            image_id=model.whole("image_token_id", least=0),
+            video_id=model.whole("video_token_id", least=0),
+            start_id=model.whole("vision_start_token_id", least=0),
+            end_id=model.whole("vision_end_token_id", least=0),
+            tokens_per_second=model.whole("vision_config.tokens_per_second", 4, least=0) if cls.has_seconds else None,
             positions=choice("positions", choices.positions or "v5", ("v5", "v4")),  # type: ignore[arg-type] # checked
         )
 
