@@ -14,9 +14,11 @@ from typing import Any
 
 from owl_stream.errors import ConfigError
 
+PROCESSOR_FILE = "processor_config.json"
+
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
-_CONFIG, _PROCESSOR, _TOKENIZER_CONFIG = "config.json", "processor_config.json", "tokenizer_config.json"
+_CONFIG, _PROCESSOR, _TOKENIZER_CONFIG = "config.json", PROCESSOR_FILE, "tokenizer_config.json"
 _IMAGES, _VIDEOS = "preprocessor_config.json", "video_preprocessor_config.json"
 _TEMPLATE, _TEMPLATE_JSON = "chat_template.jinja", "chat_template.json"
 _MOST_BYTES = 16 << 20
@@ -47,6 +49,18 @@ class ModelFiles:
     def config(self, key: str, default: Any = None) -> Any:
         """A value of `config.json`; `a.b` is key b of the object a."""
         return _find(self.files.get(_CONFIG, {}), key, default)
+
+    def whole(self, key: str, default: int | None = None, *, least: int = 1, file: str = _CONFIG) -> int:
+        """A whole number of at least `least`; without a default it has to be there.
+
+        Raises:
+            ConfigError: naming file and key.
+        """
+        found = self.need(file, key) if default is None else _find(self.files.get(file, {}), key, default)
+        if not isinstance(found, int) or isinstance(found, bool) or found < least:
+            expected = f"a whole number of at least {least}"
+            raise ConfigError(f"model {self.name}: {file}: `{key}`: expected {expected}, got {found!r:.80}")
+        return found
 
     def need(self, file: str, key: str) -> Any:
         """A value that has to be there.
@@ -85,8 +99,8 @@ class ModelFiles:
 
     @property
     def videos(self) -> Mapping[str, Any]:
-        """Settings of the video processor; empty where the directory has none."""
-        return self._processor("video_processor", _VIDEOS) or {}
+        """Settings of the video processor; without them those of images, as transformers takes them."""
+        return self._processor("video_processor", _VIDEOS) or self.files.get(_IMAGES, {})
 
     def processor(self, key: str, default: Any = None) -> Any:
         """A value of `processor_config.json`."""
@@ -134,7 +148,8 @@ def _template(directory: Path, files: Mapping[str, Mapping[str, Any]]) -> str | 
     for name in (_TEMPLATE_JSON, _PROCESSOR, _TOKENIZER_CONFIG):
         found = files.get(name, {}).get("chat_template")
         if isinstance(found, list):  # several by name, as tokenizers had them
-            found = next((each.get("template") for each in found if each.get("name") == "default"), None)
+            named = [each for each in found if isinstance(each, dict)]
+            found = next((each.get("template") for each in named if each.get("name") == "default"), None)
         if isinstance(found, str):
             return found
     return None

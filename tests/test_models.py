@@ -87,6 +87,93 @@ def test_colours_hold_rescaling_and_normalising(model: Path) -> None:
     assert settings(model).colours.std == (1.0, 1.0, 1.0)
 
 
+@pytest.mark.parametrize(
+    ("name", "file", "changes", "message"),
+    [
+        ("internvl", "config.json", {"image_token_id": [1]}, "`image_token_id`: expected a whole number"),
+        (
+            "internvl",
+            "config.json",
+            {"image_seq_length": 0},
+            "`image_seq_length`: expected a whole number of at least 1",
+        ),
+        ("internvl", "config.json", {"vision_config": {"patch_size": 0}}, "patch_size`: expected a whole number"),
+        (
+            "internvl",
+            "config.json",
+            {"vision_config": {"patch_size": ["x", "x"]}},
+            "patch_size`: expected whole numbers",
+        ),
+        ("gemma3", "config.json", {"image_token_id": "x"}, "`image_token_id`: expected a whole number"),
+        ("gemma3", "config.json", {"mm_tokens_per_image": 0}, "`mm_tokens_per_image`: expected a whole number"),
+        ("gemma3", "config.json", {"vision_config": {"patch_size": "a"}}, "patch_size`: expected a whole number"),
+        ("gemma3", "processor_config.json", {"image_seq_length": "x"}, "processor_config.json: `image_seq_length`"),
+    ],
+)
+def test_a_number_that_is_none_is_named(
+    tmp_path: Path, name: str, file: str, changes: dict[str, Any], message: str
+) -> None:
+    """Of the families whose tokens a picture are counted by the files."""
+    directory = make_family(name, tmp_path / "m").directory
+    edit(directory / file, **changes)
+    with pytest.raises(ConfigError, match=message):
+        settled(directory)
+
+
+def test_null_means_off_or_missing_and_never_the_default(model: Path) -> None:
+    """As in transformers: a step whose key is null is not done, and a number that is null is not there."""
+    images = model / "preprocessor_config.json"
+    values = json.loads(images.read_text())
+
+    def colours(**changes: Any) -> Any:
+        images.write_text(json.dumps({**values, **changes}))
+        return settings(model).colours
+
+    assert colours(do_rescale=None) == colours(do_rescale=False) == colours(do_rescale=0) != colours()
+    assert colours(do_normalize=None) == colours(do_normalize=False) != colours()
+    for key in ("resample", "image_mean", "rescale_factor", "patch_size", "do_resize"):
+        with pytest.raises(ConfigError, match=rf"image processor: `{key}`: expected .*, got None"):
+            colours(**{key: None})
+
+
+def test_a_videos_settings_are_those_of_transformers(model: Path) -> None:
+    """Its own file's, else those of images; pixels and limits may differ from images, patches may not."""
+    images, videos = model / "preprocessor_config.json", model / "video_preprocessor_config.json"
+    edit(images, size={"shortest_edge": 5000, "longest_edge": 90000}, resample=2)
+    assert (settings(model).video_min_pixels, settings(model).video_max_pixels) == (5000, 90000)
+    assert settings(model).video_filter == "bilinear"
+    form = {"size": {"shortest_edge": 6000, "longest_edge": 80000}, "image_mean": [0.5] * 3, "image_std": [0.25] * 3}
+    videos.write_text(json.dumps({**form, "resample": 3, "cap_pixels_per_frame": True}))
+    made = settled(model).make_layout()
+    found = settings(model)
+    assert (found.video_min_pixels, found.video_max_pixels, found.video_filter) == (6000, 80000, "bicubic")
+    assert (found.video_colours.std, found.filter, found.max_pixels) == ((0.25,) * 3, "bilinear", 90000)
+    ways = {entry.name: entry.normalise for entry in made.schema}
+    assert ways["pixel_values_videos"] != ways["pixel_values"]
+    assert found.video_capped
+    for key in ("patch_size", "merge_size", "temporal_patch_size", "max_video_tokens"):
+        edit(videos, **{key: 3})
+        with pytest.raises(ConfigError, match=rf"video processor: `{key}`: expected \d+, got 3"):
+            settled(model)
+        edit(videos, **{key: None})
+
+
+@pytest.mark.parametrize("name", ["internvl", "gemma3"])
+@pytest.mark.parametrize(
+    "size",
+    [{"shortest_edge": 56}, {"height": 56}, {"longest_edge": 56}, {"max_height": 56, "max_width": 56}, {}, [56, 56]],
+)
+def test_a_size_that_keeps_the_shape_is_refused_where_pictures_are_square(
+    tmp_path: Path, name: str, size: object
+) -> None:
+    """transformers would make pictures of other sizes of it, or fail."""
+    directory = make_family(name, tmp_path / "m").directory
+    (directory / "preprocessor_config.json").write_text(json.dumps({"size": size}))
+    (directory / "processor_config.json").unlink(missing_ok=True)
+    with pytest.raises(ConfigError, match="`size`: expected one number for height and width"):
+        settled(directory)
+
+
 def test_the_chat_template_lies_in_one_of_four_places(model: Path) -> None:
     """A file of Jinja first, then JSON files that hold it, then the tokenizer's configuration."""
     jinja = (model / "chat_template.jinja").read_text()
@@ -116,11 +203,23 @@ def test_the_chat_template_lies_in_one_of_four_places(model: Path) -> None:
         ("config.json", {"model_type": None}, "config.json lacks `model_type`"),
         ("config.json", {"model_type": "llama"}, "has `model_type` 'llama', for which there is no layout"),
         ("config.json", {"image_token_id": None}, "config.json lacks `image_token_id`"),
+        ("config.json", {"image_token_id": "x"}, "`image_token_id`: expected a whole number of at least 0, got 'x'"),
+        ("config.json", {"vision_config": {"tokens_per_second": "a"}}, "tokens_per_second`: expected a whole number"),
         ("preprocessor_config.json", {"patch_size": "large"}, "`patch_size`: expected a whole number"),
         ("preprocessor_config.json", {"image_mean": [1, 2]}, "`image_mean`: expected three numbers"),
         ("preprocessor_config.json", {"resample": 0}, "`resample`: expected 2"),
         ("preprocessor_config.json", {"do_resize": False}, "`do_resize`: expected true"),
         ("preprocessor_config.json", {"temporal_patch_size": 4}, "`temporal_patch_size`: expected 2"),
+        ("preprocessor_config.json", {"resample": [3]}, "`resample`: expected 2"),
+        ("preprocessor_config.json", {"do_resize": 0}, "`do_resize`: expected true"),
+        ("preprocessor_config.json", {"rescale_factor": 0}, "`rescale_factor`: expected a number other than 0"),
+        ("preprocessor_config.json", {"rescale_factor": "a"}, "`rescale_factor`: expected a number other than 0"),
+        ("preprocessor_config.json", {"image_mean": [0, 0, float("nan")]}, "`image_mean`: expected three numbers"),
+        ("preprocessor_config.json", {"size": {"height": 84, "width": 84}}, "`size`: expected `shortest_edge`"),
+        ("preprocessor_config.json", {"size": {"shortest_edge": 3136}}, "`size`: expected `longest_edge`"),
+        ("preprocessor_config.json", {"size": 224}, "`size`: expected `shortest_edge`"),
+        ("preprocessor_config.json", {"min_pixels": "a"}, "`min_pixels`: expected a whole number of pixels"),
+        ("preprocessor_config.json", {"min_pixels": 3136.5}, "`min_pixels`: expected a whole number of pixels"),
     ],
 )
 def test_what_a_directory_lacks_is_named(model: Path, file: str, changes: dict[str, Any], message: str) -> None:

@@ -60,7 +60,7 @@ class LlavaLayout(TiledLayout):
             pad=model.token("pad_token", "<pad>") or "<pad>",
             image=str(model.processor("image_token", "<image>")),
             image_id=int(model.config("image_token_id") or model.need_config("image_token_index")),
-            side=images.side(),
+            side=images.side(shortest=True),
             patch=patch,
             colours=images.colours,
             filter=images.filter,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,18 +32,26 @@ class Colours:
 
 
 class ImageSettings:
-    """The image processor's settings of a model; `defaults` are its class's own."""
+    """The settings of a model's image processor, or of the processor `of`; `defaults` are its class's own.
 
-    def __init__(self, model: ModelFiles, values: Mapping[str, Any], **defaults: Any) -> None:
-        self._name, self._values, self._defaults = model.name, values, defaults
-        for key in ("do_resize", "do_convert_rgb"):
-            if values.get(key) is False:
-                raise self._wrong(key, "true", False)
+    A key that is null has no value, as in transformers: it does not mean the default.
+    """
+
+    def __init__(
+        self, model: ModelFiles, values: Mapping[str, Any], *, of: str = "image processor", **defaults: Any
+    ) -> None:
+        self._name, self._values, self._defaults, self._of = model.name, values, defaults, of
+        if not self._is_on("do_resize"):
+            raise self._wrong("do_resize", "true", values["do_resize"])
+        if not self._is_on("do_convert_rgb") and values["do_convert_rgb"] is not None:  # Gemma's files have null
+            raise self._wrong("do_convert_rgb", "true", values["do_convert_rgb"])
 
     def get(self, key: str) -> Any:
-        """A value, or its class's default."""
-        found = self._values.get(key)
-        return self._defaults.get(key) if found is None else found
+        """A value, or its class's default; None where the file has null."""
+        return self._values.get(key, self._defaults.get(key))
+
+    def _is_on(self, key: str) -> bool:
+        return bool(self._values.get(key, True))
 
     def whole(self, key: str, most: int = 1 << 20) -> int:
         """A whole number from 1 to `most`.
@@ -51,21 +60,45 @@ class ImageSettings:
             ConfigError: it is none.
         """
         found = self.get(key)
-        if not isinstance(found, int) or isinstance(found, bool) or not 1 <= found <= most:
+        if not _is_whole(found, most):
             raise self._wrong(key, f"a whole number from 1 to {most}", found)
-        return found
+        return int(found)
 
-    def side(self) -> int:
-        """The side of a square `size`: `{height, width}`, `{shortest_edge}`, or a number.
+    def side(self, *, shortest: bool = False) -> int:
+        """The side of a square `size`: `{height, width}`, or a number.
+
+        `shortest`: what is given is the side to which a picture's shorter one is resized: `{shortest_edge}`.
 
         Raises:
-            ConfigError: it is no square.
+            ConfigError: it is something else, to which transformers would resize in another way.
+        """
+        size, names = self.get("size"), ["shortest_edge"] if shortest else ["height", "width"]
+        sides = [size[name] for name in names] if isinstance(size, Mapping) and size.keys() == {*names} else [size]
+        if not all(_is_whole(side, 4096) and side == sides[0] for side in sides):
+            raise self._wrong("size", f"one number for {' and '.join(names)}", size)
+        return int(sides[0])
+
+    def limits(self, least: int, most: int) -> tuple[int, int]:
+        """Pixels, least and most: `min_pixels` and `max_pixels`, else `size: {shortest_edge, longest_edge}`.
+
+        `least`, `most`: the class's own, where there is no `size`.
+
+        Raises:
+            ConfigError: a number is missing, or none.
         """
         size = self.get("size")
-        sides = set(size.values()) if isinstance(size, Mapping) and size else {size}
-        if len(sides) != 1 or not isinstance(side := sides.pop(), int) or not 1 <= side <= 4096:
-            raise self._wrong("size", "one side for height and width", size)
-        return side
+        if size is None:
+            size = {"shortest_edge": least, "longest_edge": most}
+        edges = size if isinstance(size, Mapping) else {}
+        found = []
+        for key, edge in (("min_pixels", "shortest_edge"), ("max_pixels", "longest_edge")):
+            given = self.get(key)
+            if given is None and not _is_whole(edges.get(edge), 1 << 40):
+                raise self._wrong("size", f"`{edge}`, a whole number of pixels", size)
+            if given is not None and not _is_whole(given, 1 << 40):
+                raise self._wrong(key, "a whole number of pixels", given)
+            found.append(int(edges[edge] if given is None else given))
+        return found[0], found[1]
 
     @property
     def filter(self) -> Filter:
@@ -75,16 +108,21 @@ class ImageSettings:
             ConfigError: neither bilinear nor bicubic.
         """
         found = self.get("resample")
-        if found not in _FILTERS:
+        if not _is_whole(found, max(_FILTERS)) or found not in _FILTERS:
             raise self._wrong("resample", "2 (bilinear) or 3 (bicubic)", found)
         return _FILTERS[found]
 
     @property
     def colours(self) -> Colours:
-        """Mean and deviation, with `do_rescale`, `rescale_factor` and `do_normalize` worked in."""
-        factor = self.get("rescale_factor") if self.get("do_rescale") is not False else 1.0
-        factor = 1 / 255 if factor is None else float(factor)
-        if self.get("do_normalize") is False:
+        """Mean and deviation, with `do_rescale`, `rescale_factor` and `do_normalize` worked in.
+
+        Raises:
+            ConfigError: one of them is no number.
+        """
+        factor = self._values.get("rescale_factor", 1 / 255) if self._is_on("do_rescale") else 1.0
+        if not _is_number(factor) or not factor:
+            raise self._wrong("rescale_factor", "a number other than 0", factor)
+        if not self._is_on("do_normalize"):
             mean: tuple[float, ...] = (0.0, 0.0, 0.0)
             std: tuple[float, ...] = (1.0, 1.0, 1.0)
         else:
@@ -95,11 +133,19 @@ class ImageSettings:
     def _three(self, key: str) -> tuple[float, ...]:
         found = self.get(key)
         found = [found] * 3 if isinstance(found, int | float) else found
-        if not isinstance(found, Sequence) or len(found) != 3 or not all(isinstance(x, int | float) for x in found):
+        if not isinstance(found, Sequence) or len(found) != 3 or not all(map(_is_number, found)):
             raise self._wrong(key, "three numbers", found)
         if key == "image_std" and not all(found):
             raise self._wrong(key, "numbers other than 0", found)
         return tuple(float(each) for each in found)
 
     def _wrong(self, key: str, expected: str, got: object) -> ConfigError:
-        return ConfigError(f"model {self._name}: image processor: `{key}`: expected {expected}, got {got!r:.80}")
+        return ConfigError(f"model {self._name}: {self._of}: `{key}`: expected {expected}, got {got!r:.80}")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _is_whole(value: Any, most: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most

@@ -6,15 +6,18 @@ import dataclasses
 import importlib
 import json
 import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
 import xxhash
 
-from owl_stream.errors import ConfigError, FrameError
+from owl_stream.errors import ConfigError, FrameError, OwlStreamError
 from owl_stream.layouts.types import Layout, SpecialTokens
 from owl_stream.shards import RowSize
-from owl_stream.wire import check_schema
+from owl_stream.wire import SchemaEntry, check_schema
 
 GROUP = "owl_stream.layouts"
 """Under which packages enter their layouts: `[project.entry-points."owl_stream.layouts"]`."""
@@ -64,6 +67,25 @@ def digest_source(layout: type[Layout]) -> str:
     return digest.hexdigest()
 
 
+@contextmanager
+def named(layout: str, member: str, *, own: bool = True) -> Iterator[None]:
+    """Give an exception of a member of a layout that is not ours (`own`) its name, and the line that raised it.
+
+    Raises:
+        ConfigError: instead of any error that is not one of ours.
+    """
+    try:
+        yield
+    except (OwlStreamError, MemoryError):
+        raise
+    except Exception as exc:
+        if not own:
+            raise
+        last = traceback.extract_tb(exc.__traceback__)[-1]
+        where = f"{Path(last.filename).name}, line {last.lineno}"
+        raise ConfigError(f"`layout`: {layout}: `{member}` fails ({where}): {type(exc).__name__}: {exc}") from exc
+
+
 def check_own(layout: type[Layout], settings: object) -> None:
     """Refuse a layout whose settings, tokens, schema or lengths nobody could use, before anything is indexed.
 
@@ -76,7 +98,8 @@ def check_own(layout: type[Layout], settings: object) -> None:
         json.dumps(dataclasses.asdict(settings))
     except (TypeError, ValueError) as exc:
         raise _wrong(layout, "settle", f"plain values in its dataclass ({exc})", settings) from exc
-    made = layout(settings)
+    with named(_name(layout), "__init__"):
+        made = layout(settings)
     if not isinstance(getattr(made, "tokens", None), SpecialTokens):
         raise _wrong(layout, "tokens", "SpecialTokens", getattr(made, "tokens", None))
     _check_schema(layout, made)
@@ -84,17 +107,18 @@ def check_own(layout: type[Layout], settings: object) -> None:
 
 def _check_schema(layout: type[Layout], made: Layout) -> None:
     schema = getattr(made, "schema", None)
-    if not isinstance(schema, tuple):
+    if not isinstance(schema, tuple) or not all(isinstance(entry, SchemaEntry) for entry in schema):
         raise _wrong(layout, "schema", "a tuple of tensor(...) and drawn(...)", schema)
     try:
         check_schema(schema)
     except FrameError as exc:
-        raise ConfigError(f"`layout`: {layout.__module__}:{layout.__qualname__}: {exc}; see layouts.md") from exc
+        raise ConfigError(f"`layout`: {_name(layout)}: {exc}; see layouts.md") from exc
     kinds = [entry.normalise is not None for entry in schema]
     if kinds != sorted(kinds):
         raise _wrong(layout, "schema", "tensors that are drawn behind all others", [entry.name for entry in schema])
     letters = {dim for entry in schema for dim in entry.dims if isinstance(dim, str)}
-    lengths = made.lengths([RowSize(1, 0)])  # a text-only row
+    with named(_name(layout), "lengths"):
+        lengths = made.lengths([RowSize(1, 0)])  # a text-only row
     if missing := sorted(letters - lengths.keys()):
         raise _wrong(layout, "lengths", f"a number for {', '.join(missing)}, as the schema has it", lengths)
 
@@ -102,7 +126,7 @@ def _check_schema(layout: type[Layout], made: Layout) -> None:
 def _load(entry: EntryPoint) -> type[Layout]:
     try:
         loaded = entry.load()
-    except Exception as exc:  # whatever the module raises when it is imported
+    except (Exception, SystemExit) as exc:  # whatever the module raises when it is imported
         raise ConfigError(f"`layout`: {entry.value}: cannot be imported: {type(exc).__name__}: {exc}") from exc
     missing = [member for member in _MEMBERS if not hasattr(loaded, member)]
     if missing:
@@ -112,5 +136,8 @@ def _load(entry: EntryPoint) -> type[Layout]:
 
 
 def _wrong(layout: type[Layout], member: str, expected: str, got: object) -> ConfigError:
-    where = f"{layout.__module__}:{layout.__qualname__}"
-    return ConfigError(f"`layout`: {where}: `{member}`: expected {expected}, got {got!r:.80}; see layouts.md")
+    return ConfigError(f"`layout`: {_name(layout)}: `{member}`: expected {expected}, got {got!r:.80}; see layouts.md")
+
+
+def _name(layout: type[Layout]) -> str:
+    return f"{layout.__module__}:{layout.__qualname__}"

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from owl_stream.config import MAX_IMAGE_BYTES, DatasetConfig
-from owl_stream.errors import ConfigError, ContractError
-from owl_stream.layouts.own import check_own, digest_source
+from owl_stream.errors import ConfigError
+from owl_stream.layouts.held import check_labels, check_tensors
+from owl_stream.layouts.own import check_own, digest_source, named
 from owl_stream.layouts.registry import LAYOUT_NAMES, get_layout, layout_of
 from owl_stream.layouts.types import BatchReport, Choices, Layout, LengthLimit
 from owl_stream.models import open_model
@@ -45,8 +46,13 @@ class Recipe:
         return LengthLimit(self.max_length, self.on_too_long)
 
     def make_layout(self) -> Layout:
-        """The layout with its settings."""
-        return get_layout(self.layout)(self.settings)
+        """The layout with its settings.
+
+        Raises:
+            ConfigError: it is not one of ours, and cannot be made.
+        """
+        with named(self.layout, "__init__", own=bool(self.source)):
+            return get_layout(self.layout)(self.settings)
 
 
 def settle_recipe(config: DatasetConfig, base: Path = Path()) -> Recipe:
@@ -68,9 +74,9 @@ def settle_recipe(config: DatasetConfig, base: Path = Path()) -> Recipe:
         train_on=config.train_on,
         positions=config.positions,
     )
-    layout = get_layout(name)
-    settings = layout.settle(choices)
-    own = name not in LAYOUT_NAMES
+    layout, own = get_layout(name), name not in LAYOUT_NAMES
+    with named(name, "settle", own=own):
+        settings = layout.settle(choices)
     if own:
         check_own(layout, settings)
     return Recipe(
@@ -94,6 +100,7 @@ def check_batch(
     model: str | None = None,
     layout: str | None = None,
     vision: Mapping[str, Any] | None = None,
+    positions: str | None = None,
 ) -> BatchReport:
     """Hold a batch of anybody's against its model's contract, before the model misreads it.
 
@@ -102,6 +109,7 @@ def check_batch(
         model: the model's directory or hub id; mPLUG-Owl3 needs none.
         layout: the layout's name, where the model does not settle it.
         vision: the layout's choices about pictures, as in a configuration.
+        positions: which release's rule counts the batch's positions, `v5` or `v4`, where the layout has them.
 
     Raises:
         ContractError: naming row, position, expected and got.
@@ -109,12 +117,11 @@ def check_batch(
     """
     files = None if model is None else open_model(model, Path())
     chosen = get_layout(layout or (layout_of(files) if files is not None else DEFAULT_LAYOUT))
-    made = chosen(chosen.settle(Choices(vision or {}, model=files)))
-    missing = [entry.name for entry in made.schema if not entry.optional and entry.name not in batch]
-    missing = [name for name in missing if not any(entry.lengths == name for entry in made.schema)]
-    if missing:
-        raise ContractError(f"{missing[0]}: expected it in a batch of {made.name}, got {', '.join(batch)}")
-    return made.check(batch)
+    made = chosen(chosen.settle(Choices(vision or {}, model=files, positions=positions)))
+    check_tensors(batch, made.schema, getattr(made, "made_by_model", ()))
+    report = made.check(batch)
+    check_labels(batch)
+    return report
 
 
 def settle_all(configs: Mapping[str, DatasetConfig], origin: str, base: Path = Path()) -> None:

@@ -19,13 +19,10 @@ from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, LoopControlExtension
 from jinja2.parser import Parser
 from jinja2.runtime import Context
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
 from owl_stream.errors import ConfigError, OwlStreamError, SampleError
-
-MAX_CHARACTERS = 64 << 20
-"""A template that writes more is stopped: no model reads a conversation that long, so it is caught in a loop."""
+from owl_stream.layouts.template_limits import MAX_CHARACTERS, STEPS, LimitedEnvironment, Steps, limited
 
 _MAX_WORDS = 500
 """How many characters of what a template or Jinja says go into an error."""
@@ -90,7 +87,7 @@ class Sandbox:
     def __init__(self, source: str, today: date | None) -> None:
         environment = _environment(today)
         try:
-            tree = environment.parse(source)
+            tree = limited(environment.parse(source), environment)
             self._template = environment.from_string(tree)
         except TemplateSyntaxError as exc:
             raise ConfigError(f"chat template, line {exc.lineno}: {_shortened(exc)}; expected Jinja") from exc
@@ -110,8 +107,9 @@ class Sandbox:
         """
         turns = {id(turn): at for at, turn in enumerate(messages) if turn["role"] == "assistant"}
         rendering = Rendering(turns)
+        hidden = {_RENDERING: rendering, STEPS: Steps()}
         try:
-            rendering.write(self._template.generate(variables, messages=messages, **{_RENDERING: rendering}))
+            rendering.write(self._template.generate(variables, messages=messages, **hidden))
         except _RefusalError as exc:
             detail = f"the chat template refuses {what}: {_shortened(exc)}"
             raise SampleError("template_refused", detail) from exc
@@ -177,9 +175,9 @@ def _check_name(name: str) -> None:
         raise SecurityError(f"a namespace takes no name that begins with an underscore, got {name!r}")
 
 
-def _environment(today: date | None) -> ImmutableSandboxedEnvironment:
+def _environment(today: date | None) -> LimitedEnvironment:
     extensions = [_GenerationBlocks, LoopControlExtension]
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=extensions)
+    environment = LimitedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=extensions)
     del environment.filters["random"], environment.globals["lipsum"]
     environment.filters["tojson"] = _to_json
     environment.globals.update(

@@ -108,6 +108,8 @@ class TemplatedLayout(ABC):
     """
 
     name: ClassVar[str]
+    apart: ClassVar[bool] = False
+    """Whether the model takes two runs of one kind for one, so that text must stand between them."""
     placeholders: Mapping[MediumKind, str]
     placeholder_ids: tuple[int, ...]
     around: tuple[int, ...]
@@ -198,6 +200,11 @@ class TemplatedLayout(ABC):
             parts += [text[behind:begin], plan.text]
             length += begin - behind
             spans.append((length, length + len(plan.text)))
+            if self.apart and len(spans) > 1 and spans[-2][1] == spans[-1][0] and kinds[len(spans) - 2] == place.kind:
+                detail = (
+                    f"expected text between two media, as the model tells them apart by it, got {place.kind}s alone"
+                )
+                raise SampleError("template_media", f"{detail}: the chat template writes nothing around them")
             length, behind = spans[-1][1], end
             shifts.append((end, length - end))
         parts.append(text[behind:])

@@ -327,8 +327,11 @@ def _harmed(
     moved, first = ids.clone(), int(torch.isin(ids[0], placeholders).nonzero()[0])
     moved[1, int(mask[1].sum()) - 1], moved[0, first] = ids[0, first], ids[0, 0]
     yield "a placeholder in another row", tensors | {"input_ids": moved}, "row 0"
+    yield from _misshapen(tensors)
     if name in QWENS:
         grids = tensors["image_grid_thw"]
+        yield "a column of grids less", tensors | {"image_grid_thw": grids[:, 1:]}, r"image_grid_thw: expected shape"
+        yield "four axes", tensors | {"position_ids": torch.ones(4, *ids.shape).long()}, "position_ids: expected shape"
         yield "a grid less", tensors | {"image_grid_thw": grids[:-1]}, "image_grid_thw"
         yield "grids swapped", tensors | {"image_grid_thw": grids.flip(0)}, "row 0|image_grid_thw"
         yield (
@@ -340,6 +343,54 @@ def _harmed(
     if name == "gemma3":
         yield "no types", tensors | {"token_type_ids": torch.zeros_like(ids)}, "token_type_ids, row 0, token"
         yield "types missing", {k: v for k, v in tensors.items() if k != "token_type_ids"}, "token_type_ids: expected"
+
+
+def test_media_that_the_model_would_take_for_one_are_refused_by_name(tmp_path: Path) -> None:
+    """Qwen tells two images apart by the text between them, which a template may leave out; one sample is bad then."""
+    directory = make_family("qwen2_5_vl", tmp_path / "model").directory
+    (directory / "chat_template.jinja").write_text(
+        "{% for m in messages %}{% if m.content is string %}{{ m.content }}{% else %}{% for p in m.content %}"
+        "{{ p.text if p.type == 'text' else '<|image_pad|>' }}{% endfor %}{% endif %}{% endfor %}"
+    )
+    data = encode(_noise(60, 60, 1), "PNG")
+    members = []
+    for key, question in (("apart", "<|image|>a<|image|>b"), ("together", "<|image|><|image|>b")):
+        record = {"messages": _turns([(question, "Yes.")]), "images": ["0.png", "1.png"]}
+        members.append((key, {"json": json.dumps(record).encode(), "0.png": data, "1.png": data}))
+    write_shard(tmp_path / "s-000.tar", members)
+    dataset = _open(tmp_path)
+    (bad,) = dataset.quarantine()
+    assert (bad["key"], bad["reason"]) == ("together", "template_media")
+    dataset.close()
+
+
+def _misshapen(tensors: dict[str, torch.Tensor]) -> Iterator[tuple[str, dict[str, torch.Tensor], str]]:
+    """Batches whose tensors do not fit together, or not the model."""
+    mask, labels, pixels = tensors["attention_mask"], tensors["labels"], tensors["pixel_values"]
+    yield "a mask of one row", tensors | {"attention_mask": mask[:1]}, r"attention_mask: expected shape \[4, "
+    yield "a longer mask", tensors | {"attention_mask": torch.cat([mask, mask], 1)}, "attention_mask: expected shape"
+    yield "a mask for one", tensors | {"attention_mask": mask[0]}, "attention_mask: expected shape"
+    yield "no ids", tensors | {"input_ids": None}, "input_ids: expected it"  # type: ignore[dict-item] # on purpose
+    yield "floats", tensors | {"input_ids": tensors["input_ids"].float()}, "input_ids: expected whole numbers"
+    yield "shifted labels", tensors | {"labels": labels.roll(-1, 1)}, r"labels, row \d, token \d+: expected -100 or \d+"
+    shorter, learned = mask.clone(), labels.clone()
+    shorter[:, -1], learned[:, -1] = 0, tensors["input_ids"][:, -1]
+    unattended = tensors | {"attention_mask": shorter, "labels": learned}
+    yield "padding learned", unattended, r"labels, row \d, token \d+: expected -100, as nothing"
+    yield "pixels of another size", tensors | {"pixel_values": pixels[..., :-1]}, "pixel_values: expected shape"
+
+
+def test_what_the_processor_returns_passes_with_labels(stage: Stage) -> None:
+    """Positions are the model's to compute where a batch has none; arrays and lists pass as tensors do."""
+    keys = ["size-500x375", "text-1", "many", "grey"]
+    batch = dict(stage.expected(keys))
+    batch["labels"] = torch.where(batch["attention_mask"] == 0, -100, batch["input_ids"])
+    model = str(stage.family.directory)
+    assert check_batch(batch, model=model).text_only_rows == 1
+    arrays = {name: tensor.numpy() for name, tensor in batch.items()}
+    assert check_batch(arrays, model=model) == check_batch(batch, model=model)
+    lists = {name: array if name == "pixel_values" else array.tolist() for name, array in arrays.items()}
+    assert check_batch(lists, model=model) == check_batch(batch, model=model)
 
 
 def test_the_wrong_ways_are_refused(stage: Stage) -> None:

@@ -13,6 +13,7 @@ import torch
 import yaml
 
 from owl_client import OwlStreamDataset
+from owl_stream.assemble import open_dataset
 from owl_stream.config import DatasetConfig
 from owl_stream.errors import ConfigError
 from owl_stream.layouts import get_layout, settle_recipe
@@ -20,7 +21,7 @@ from tests.client.peers import NO_WAIT
 from tests.layouts.llava import llava_model
 from tests.support.families import TEMPLATES, as_parts, opened
 from tests.support.server import ROOT, ServerProcess
-from tests.support.tars import picture, write_shard
+from tests.support.tars import chat, picture, write_shard
 
 EXAMPLE = ROOT / "examples" / "llava_layout"
 
@@ -96,6 +97,7 @@ def test_a_module_and_class_name_a_layout_and_its_source_is_in_the_fingerprint(
         ("no_such_module:Layout", "no_such_module:Layout: cannot be imported: ModuleNotFoundError"),
         ("json:JSONDecoder", "json:JSONDecoder: expected a layout class, which has `name`"),
         ("json:Nothing", "cannot be imported: AttributeError"),
+        ("sys:path", "sys:path: expected a layout class, which has `name`"),
         ("llama", r"expected owl3-240728, .*, or MODULE:CLASS, got 'llama'"),
     ],
 )
@@ -167,3 +169,37 @@ def test_a_layout_that_could_not_be_served_is_refused_when_the_configuration_is_
         return
     with pytest.raises(ConfigError, match=message):
         settle_recipe(config)
+
+
+_HARM = {
+    "settle": (
+        "@classmethod\n    def settle(cls, choices): {}[1]",
+        r"`settle` fails \(harmed_settle.py, line 3\): KeyError: 1",
+    ),
+    "init": (
+        "def __init__(self, settings): raise ValueError('no')",
+        r"`__init__` fails \(.*, line 2\): ValueError: no",
+    ),
+    "schema": ("schema = property(lambda self: ('a',), lambda *_: None)", "`schema`: expected a tuple of"),
+    "tokens": ("tokens = property(lambda self: None, lambda *_: None)", "`tokens`: expected SpecialTokens, got None"),
+    "lengths": ("def lengths(self, sizes): return {'B': 1, 'L': 1}", "`lengths`: expected a number for U"),
+    "encode": ("def encode(self, *_): {}['a']", r"`encode` fails \(harmed_encode.py, line 2\): KeyError: 'a'"),
+    "nothing": ("def encode(self, *_): return None", "`encode`: expected an EncodedRow, got None"),
+    "exit": ("raise SystemExit(3)", "cannot be imported: SystemExit: 3"),
+}
+
+
+@pytest.mark.parametrize("name", _HARM)
+def test_a_layout_that_fails_is_named_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """While it is settled, made, or used on the first sample: member, line and error, and never our fault."""
+    body, message = _HARM[name]
+    monkeypatch.syspath_prepend(tmp_path)
+    source = f"class Layout(__import__('llava_layout').LlavaLayout):\n    {body}\n"
+    monkeypatch.syspath_prepend(EXAMPLE)
+    (tmp_path / f"harmed_{name}.py").write_text(source)
+    llava_model(tmp_path / "model")
+    write_shard(tmp_path / "a.tar", [("s", {"json": chat(("Hello", "Good day"))})])
+    config = DatasetConfig(shards=("a.tar",), model="model", layout=f"harmed_{name}:Layout")
+    with pytest.raises(ConfigError, match=message) as caught:
+        open_dataset("train", config, tmp_path, None, processes=0)
+    assert f"`layout`: harmed_{name}:Layout: " in str(caught.value)

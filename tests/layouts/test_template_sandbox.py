@@ -24,6 +24,10 @@ from tests.layouts.chats import EVERY, TOKENS, TOOL, bare, refused, released, sa
         "{{ eos_token }}{{ unknown }}{{ documents }}{{ add_generation_prompt }}{{ messages | length }}",
         "{% set j = joiner('|') %}{{ j() }}a{{ j() }}b{{ '%s!' | format('x') }}{{ '{}'.format(messages[0].role) }}",
         "{{ messages[0].thinking }}{{ messages[0].reasoning_content }}{{ messages[0].name is defined }}\r\n",
+        "{{ 2 + 3 * 4 ** 2 }}{{ 'a' ~ 1 ~ none ~ unknown }}{{ '-' * 3 + 'b' }}{{ [1] + [2] * 2 }}",
+        "{{ ('x' ~ 'y')[0] ~ 'z' }}{{ ('a' ~ 'b') | upper }}{{ [1 ~ 2] }}{{ {'k': 'a' ~ 'b'} }}",
+        "{% for k, v in {'a': 1}.items() if v %}{{ loop.index ~ k }}{% else %}none{% endfor %}"
+        "{% for x in [1, [2, [3]]] recursive %}{{ x if x is number else loop(x) }}{% endfor %}",
         "{#- c -#}  \n   {%- if tools %}\n   t\n   {% endif %}\n",
     ],
 )
@@ -51,6 +55,21 @@ def test_a_template_may_use_what_transformers_gives_it(snippet: str) -> None:
         ("{{ range(100001) | list }}", "OverflowError: Range too big"),
         ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "RecursionError: "),
         ("{% for i in range(99999) %}{{ '%0999d' | format(i) }}{% endfor %}", "got more than 67,108,864 characters"),
+        (
+            "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+            "expected at most 500,000 turns of loops, got more",
+        ),
+        ("{{ 'a' * 3000000000 }}", "expected at most 67,108,864 characters or items, got more"),
+        ("{{ 3000000000 * [1] }}", "expected at most 67,108,864 characters or items, got more"),
+        ("{{ 9 ** 999999999 }}", "expected at most 65,536 bits of a number, got more"),
+        (
+            "{% set n = namespace(s='a') %}{% for i in range(60) %}{% set n.s = n.s ~ n.s %}{% endfor %}",
+            "expected at most 67,108,864 characters, got more",
+        ),
+        (
+            "{% set n = namespace(s='a') %}{% for i in range(60) %}{% set n.s = n.s + n.s %}{% endfor %}",
+            "expected at most 67,108,864 characters or items, got more",
+        ),
         ("{{ lipsum() }}", "UndefinedError: 'lipsum' is undefined"),
         ("{{ [1, 2] | random }}", "No filter named 'random'"),
     ],

@@ -33,6 +33,7 @@ from owl_stream.layouts.types import (
     Visual,
     tensor,
 )
+from owl_stream.models import PROCESSOR_FILE
 from owl_stream.wire import SchemaEntry
 
 TYPES = "token_type_ids"
@@ -78,20 +79,22 @@ class Gemma3Layout(TiledLayout):
             },
         )
         scan = PanAndScan(vision["min_crop_size"], vision["max_crops"]) if vision["pan_and_scan"] == "on" else None
-        side, patch = images.side(), int(model.config("vision_config.patch_size", 14))
+        side, patch = images.side(), model.whole("vision_config.patch_size", 14)
         names = ImageTokens(
             model.token("boi_token", "<start_of_image>") or "<start_of_image>",
             model.token("image_token", "<image_soft_token>") or "<image_soft_token>",
             model.token("eoi_token", "<end_of_image>") or "<end_of_image>",
         )
-        soft = model.config("image_token_id") or model.need_config("image_token_index")
+        soft = "image_token_index" if model.config("image_token_id") is None else "image_token_id"
         return Gemma3Settings(
             text=TextSettings.of(choices),
             pad=model.token("pad_token", "<pad>") or "<pad>",
             names=names,
-            soft_id=int(soft),
+            soft_id=model.whole(soft, least=0),
             side=side,
-            picture_tokens=int(model.processor("image_seq_length") or model.config("mm_tokens_per_image", 256)),
+            picture_tokens=model.whole(
+                "image_seq_length", model.whole("mm_tokens_per_image", 256), file=PROCESSOR_FILE
+            ),
             patches=(side // patch) ** 2,
             pan_and_scan=scan,
             colours=images.colours,

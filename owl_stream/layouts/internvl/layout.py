@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,7 @@ from owl_stream.layouts.types import (
     SpecialTokens,
     Visual,
 )
+from owl_stream.models import PROCESSOR_FILE, ModelFiles
 
 
 @dataclass(frozen=True)
@@ -59,14 +60,16 @@ class InternVLLayout(TiledLayout):
         """See `Layout.settle`: `vision: {max_tiles}`."""
         refuse(choices, cls.name, "chat", "positions")
         model = need_model(choices, cls.name)
-        defaults = {"size": 384, "min_patches": 1, "max_patches": 12, "resample": 3}
+        defaults: dict[str, Any] = {"size": 384, "min_patches": 1, "max_patches": 12, "resample": 3}
         images = ImageSettings(model, model.images, image_mean=CLIP_MEAN, image_std=CLIP_STD, **defaults)
         if model.videos:
-            videos = ImageSettings(model, model.videos, image_mean=CLIP_MEAN, image_std=CLIP_STD, **defaults)
-            if videos.colours != images.colours:
+            videos = ImageSettings(
+                model, model.videos, of="video processor", image_mean=CLIP_MEAN, image_std=CLIP_STD, **defaults
+            )
+            if (videos.colours, videos.filter, videos.side()) != (images.colours, images.filter, images.side()):
                 raise ConfigError(
-                    f"model {model.name}: expected image and video processors of equal mean and std, as both write to "
-                    "pixel_values"
+                    f"model {model.name}: expected image and video processors of equal size, resample, mean and std, "
+                    "as both write to pixel_values"
                 )
         vision = settle_vision(choices.vision, {"max_tiles": (number(1, 64), images.whole("max_patches", 64))})
         names = ImageTokens(
@@ -74,17 +77,16 @@ class InternVLLayout(TiledLayout):
             model.token("end_image_token", "</img>") or "</img>",
             model.token("context_image_token", "<IMG_CONTEXT>") or "<IMG_CONTEXT>",
         )
-        side, patch = images.side(), model.config("vision_config.patch_size", 14)
-        patch = patch[0] if isinstance(patch, list) else int(patch)
+        side, patch = images.side(), _patch_side(model)
         return InternVLSettings(
             text=TextSettings.of(choices),
             pad=model.token("pad_token", "<|endoftext|>") or "<|endoftext|>",
             names=names,
-            context_id=int(model.need_config("image_token_id")),
+            context_id=model.whole("image_token_id", least=0),
             side=side,
             min_tiles=images.whole("min_patches", 64),
             max_tiles=vision["max_tiles"],
-            tile_tokens=int(model.processor("image_seq_length") or model.config("image_seq_length", 256)),
+            tile_tokens=model.whole("image_seq_length", model.whole("image_seq_length", 256), file=PROCESSOR_FILE),
             tile_patches=(side // patch) ** 2,
             colours=images.colours,
             filter=images.filter,
@@ -131,3 +133,15 @@ class InternVLLayout(TiledLayout):
         """See `Layout.draw`."""
         rows, cols = visual.form
         tiles.draw(pixels, (rows, cols), out, partial(resize, filter=self._settings.filter))
+
+
+def _patch_side(model: ModelFiles) -> int:
+    """A number, or a list of two equal ones."""
+    found = model.config("vision_config.patch_size", 14)
+    if not isinstance(found, list) or len(found) != 2 or found[0] != found[1]:
+        return model.whole("vision_config.patch_size", 14)
+    if type(found[0]) is not int or found[0] < 1:
+        raise ConfigError(
+            f"model {model.name}: config.json: `vision_config.patch_size`: expected whole numbers, got {found!r:.80}"
+        )
+    return found[0]

@@ -17,7 +17,15 @@ from owl_stream.errors import ConfigError, ContractError, SampleError
 from owl_stream.layouts.image_settings import CLIP_MEAN, CLIP_STD, Colours, ImageSettings
 from owl_stream.layouts.qwen.patches import write_frame, write_patches
 from owl_stream.layouts.qwen.positions import IMAGE, PADDING, VIDEO, PositionRule, positions, token_types
-from owl_stream.layouts.qwen.sizes import FRAMES_PER_PATCH, fit, fit_clip, fit_frames, frame_pairs
+from owl_stream.layouts.qwen.sizes import (
+    CLIP_TOKENS,
+    FRAME_TOKENS,
+    FRAMES_PER_PATCH,
+    fit,
+    fit_clip,
+    fit_frames,
+    frame_pairs,
+)
 from owl_stream.layouts.qwen.video_text import replaced_span, video_text
 from owl_stream.layouts.qwen.video_times import pair_seconds, seconds_per_grid
 from owl_stream.layouts.settling import choice, number, refuse, settle_vision
@@ -40,6 +48,7 @@ from owl_stream.layouts.types import (
     drawn,
     tensor,
 )
+from owl_stream.models import ModelFiles
 from owl_stream.shards import RowSize
 from owl_stream.wire import SchemaEntry
 
@@ -55,8 +64,8 @@ _PICTURES_SHOWN = 8
 class QwenSettings:
     """What a Qwen-VL model's files say, and what the configuration chooses.
 
-    Pixel limits are per image; those of videos as each family means them (`sizes.py`). `fps` is told of a video's
-    frames, which are all used.
+    Pixel limits are per image; those of videos as each family means them (`sizes.py`), `video_capped` included. `fps`
+    is told of a video's frames, which are all used.
     """
 
     text: TextSettings
@@ -67,9 +76,12 @@ class QwenSettings:
     max_pixels: int
     video_min_pixels: int
     video_max_pixels: int
+    video_capped: bool
     fps: float
     colours: Colours
+    video_colours: Colours
     filter: Filter
+    video_filter: Filter
     image_id: int
     video_id: int
     start_id: int
@@ -84,8 +96,13 @@ class QwenLayout(TemplatedLayout):
     released: ClassVar[str]
     unit: ClassVar[str] = "image"
     transparency: ClassVar[Transparency] = "white"
+    made_by_model: ClassVar[tuple[str, ...]] = ("position_ids",)
+    """What processors leave to the model, so that `check_batch` does not ask for it."""
+    apart: ClassVar[bool] = True
     split_videos: ClassVar[bool] = False
     """Whether a video is a run of placeholders for each pair of frames, with its time as text before it."""
+    video_tokens: ClassVar[int] = CLIP_TOKENS
+    """What the family's `cap_pixels_per_frame` counts with (`max_video_tokens`)."""
     has_seconds: ClassVar[bool] = False
     """Whether `second_per_grid_ts` says how much time passes between pairs of frames."""
 
@@ -94,13 +111,14 @@ class QwenLayout(TemplatedLayout):
         """See `Layout.settle`: `vision: {min_pixels, max_pixels, video_min_pixels, video_max_pixels}`, `positions`."""
         refuse(choices, cls.name, "chat")
         model = need_model(choices, cls.name)
-        defaults = {"patch_size": 14, "merge_size": 2, "temporal_patch_size": 2, "resample": 3}
+        defaults: dict[str, Any] = {"patch_size": 14, "merge_size": 2, "temporal_patch_size": 2, "resample": 3}
         images = ImageSettings(model, model.images, image_mean=CLIP_MEAN, image_std=CLIP_STD, **defaults)
         patch, merge = images.whole("patch_size", 64), images.whole("merge_size", 8)
         if images.whole("temporal_patch_size") != FRAMES_PER_PATCH:
             raise ConfigError(f"model {model.name}: `temporal_patch_size`: expected {FRAMES_PER_PATCH}")
-        least, most = _limits(model.images, 56 * 56, 28 * 28 * 1280)
-        video_least, video_most = _limits(model.videos, 128 * (patch * merge) ** 2, 768 * (patch * merge) ** 2)
+        least, most = images.limits(56 * 56, 28 * 28 * 1280)
+        videos = cls._videos(model, images, patch, merge)
+        video_least, video_most = videos.limits(128 * (patch * merge) ** 2, 768 * (patch * merge) ** 2)
         pixels = number((patch * merge) ** 2, 1 << 28)
         vision = settle_vision(
             choices.vision,
@@ -120,15 +138,41 @@ class QwenLayout(TemplatedLayout):
             patch_size=patch,
             merge_size=merge,
             **vision,
+            video_capped=bool(videos.get("cap_pixels_per_frame")),
             colours=images.colours,
+            video_colours=videos.colours,
             filter=images.filter,
-            image_id=int(model.need_config("image_token_id")),
-            video_id=int(model.need_config("video_token_id")),
-            start_id=int(model.need_config("vision_start_token_id")),
-            end_id=int(model.need_config("vision_end_token_id")),
-            tokens_per_second=int(model.config("vision_config.tokens_per_second", 4)) if cls.has_seconds else None,
+            video_filter=videos.filter,
+            image_id=model.whole("image_token_id", least=0),
+            video_id=model.whole("video_token_id", least=0),
+            start_id=model.whole("vision_start_token_id", least=0),
+            end_id=model.whole("vision_end_token_id", least=0),
+            tokens_per_second=model.whole("vision_config.tokens_per_second", 4, least=0) if cls.has_seconds else None,
             positions=choice("positions", choices.positions or "v5", ("v5", "v4")),  # type: ignore[arg-type] # checked
         )
+
+    @classmethod
+    def _videos(cls, model: ModelFiles, images: ImageSettings, patch: int, merge: int) -> ImageSettings:
+        """The video processor's settings; what they do not say is as for images.
+
+        Raises:
+            ConfigError: patches unlike those of images, which the same tower takes.
+        """
+        values = dict(model.videos)
+        if cls.split_videos:  # this processor reads `size` alone
+            values |= {"min_pixels": None, "max_pixels": None}
+        same = {key: images.get(key) for key in ("image_mean", "image_std", "resample")}
+        fixed: dict[str, Any] = {
+            "patch_size": patch,
+            "merge_size": merge,
+            "temporal_patch_size": FRAMES_PER_PATCH,
+            "max_video_tokens": cls.video_tokens,
+        }
+        videos = ImageSettings(model, values, of="video processor", **same, **fixed)
+        for key, expected in fixed.items():
+            if (got := videos.get(key)) != expected:
+                raise ConfigError(f"model {model.name}: video processor: `{key}`: expected {expected}, got {got!r:.80}")
+        return videos
 
     def __init__(self, settings: QwenSettings) -> None:
         super().__init__(settings.text)
@@ -137,7 +181,7 @@ class QwenLayout(TemplatedLayout):
             settings.positions, settings.merge_size, self.split_videos, settings.tokens_per_second
         )
         still = settings.colours.normalise(repeat=FRAMES_PER_PATCH, flatten=True)
-        clip = settings.colours.normalise(flatten=True)
+        clip = settings.video_colours.normalise(flatten=True)
         self.placeholders: Mapping[MediumKind, str] = {"image": _IMAGE_PAD, "video": _VIDEO_PAD}
         self.tokens = SpecialTokens(
             settings.pad,
@@ -201,7 +245,8 @@ class QwenLayout(TemplatedLayout):
             )
         fitted = fit_clip if self.split_videos else fit_frames
         factor = of.patch_size * of.merge_size
-        return fitted(len(frames), *first, factor, of.video_min_pixels, of.video_max_pixels)
+        limits = of.video_min_pixels, of.video_max_pixels
+        return fitted(len(frames), *first, factor, *limits, capped=of.video_capped)
 
     def _video_text(self, frames: int, pairs: int, tokens: int) -> tuple[str, tuple[int, ...]]:
         if not self.split_videos:
@@ -276,6 +321,8 @@ class QwenLayout(TemplatedLayout):
         except SampleError as exc:
             raise ContractError(f"row {b}: {exc.detail}") from exc
         for name, want in (("mm_token_type_ids", types), ("position_ids", expected)):
+            if tensors.get(name) is None:
+                continue  # the model makes it
             got = np.asarray(tensors[name])[..., b, :length]
             if not np.array_equal(got, want):
                 at = int(np.argwhere(np.atleast_2d(got != want).any(axis=0))[0, 0])
@@ -297,7 +344,8 @@ class QwenLayout(TemplatedLayout):
     def draw(self, pixels: Pixels, visual: Visual, out: NDArray[np.uint8], resize: Resize) -> None:
         """See `Layout.draw`."""
         of, (_, high, wide, *clip) = self._settings, visual.form
-        resized = resize(pixels, wide * of.patch_size, high * of.patch_size, of.filter)
+        chosen = of.video_filter if clip else of.filter
+        resized = resize(pixels, wide * of.patch_size, high * of.patch_size, chosen)
         if clip:
             frame, frames = clip
             write_frame(resized, out, frame, frames, of.merge_size)
@@ -368,6 +416,7 @@ class Qwen3VLLayout(QwenLayout):
     name: ClassVar[str] = "qwen3_vl"
     released: ClassVar[str] = "Qwen/Qwen3-VL-8B-Instruct"
     split_videos: ClassVar[bool] = True
+    video_tokens: ClassVar[int] = FRAME_TOKENS
 
 
 class Qwen35Layout(QwenLayout):
@@ -376,6 +425,7 @@ class Qwen35Layout(QwenLayout):
     name: ClassVar[str] = "qwen3_5"
     released: ClassVar[str] = "Qwen/Qwen3.5-4B"
     split_videos: ClassVar[bool] = True
+    video_tokens: ClassVar[int] = FRAME_TOKENS
 
 
 class _Waiting:
@@ -420,13 +470,3 @@ def _grids(visuals: Sequence[Visual]) -> dict[Any, list[Any]]:
             found[VIDEO].append(visual.form[:3])
             found["frames"].append(visual.form[4])
     return found
-
-
-def _limits(values: Mapping[str, Any], least: int, most: int) -> tuple[int, int]:
-    """Pixels, least and most: under `size`, unless a key of its own says otherwise."""
-    size = values.get("size") if isinstance(values.get("size"), Mapping) else {}
-    given = (
-        values.get("min_pixels") or size.get("shortest_edge") or least,  # type: ignore[union-attr] # it is a mapping
-        values.get("max_pixels") or size.get("longest_edge") or most,  # type: ignore[union-attr] # it is a mapping
-    )
-    return int(given[0]), int(given[1])
