@@ -1,6 +1,6 @@
 """Resizing: a decoded picture -> the same at another size.
 
-`pillow` is bit-exact with the released processors. `simd` is the same filters (bicubic with a = -0.5, or bilinear; both
+`pillow` is bit-exact with the released processors. `simd` is the same filters (bicubic with a = -0.5, and others; all
 antialiased) in other arithmetic, several times faster and at least 50 dB PSNR from Pillow's on pictures, though single
 pixels at sharp edges differ more (docs/layouts.md). Which one made a batch is part of `assembly`.
 """
@@ -24,6 +24,7 @@ _MOST_TARGETS = 64
 _FILTERS: dict[Filter, tuple[Image.Resampling, FilterType]] = {
     "bicubic": (Image.Resampling.BICUBIC, FilterType.catmull_rom),
     "bilinear": (Image.Resampling.BILINEAR, FilterType.bilinear),
+    "lanczos": (Image.Resampling.LANCZOS, FilterType.lanczos3),
 }
 
 

@@ -66,8 +66,8 @@ def resizing_bytes(width: int, height: int, sizes: Sequence[tuple[int, int]]) ->
 
 
 def _weight_bytes(size: int, to_size: int) -> int:
-    """A bicubic filter's weights for one side: 8 bytes each, and 4 in another form."""
-    return 12 * to_size * (4 * -(-max(size, to_size) // to_size) + 3)
+    """The weights for one side of the widest filter, Lanczos: 8 bytes each, and 4 in another form."""
+    return 12 * to_size * (6 * -(-max(size, to_size) // to_size) + 3)
 
 
 def target_bytes(most_pixels: int) -> int:

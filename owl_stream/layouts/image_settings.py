@@ -15,7 +15,7 @@ from owl_stream.wire import Normalise
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 """Of many image processors, where the files say nothing (`OPENAI_CLIP_MEAN`)."""
 
-_FILTERS: Mapping[int, Filter] = {2: "bilinear", 3: "bicubic"}
+_FILTERS: Mapping[int, Filter] = {1: "lanczos", 2: "bilinear", 3: "bicubic"}
 """By Pillow's number, which the files hold."""
 
 
@@ -105,11 +105,11 @@ class ImageSettings:
         """Which filter resizes.
 
         Raises:
-            ConfigError: neither bilinear nor bicubic.
+            ConfigError: one that we have not.
         """
         found = self.get("resample")
         if not _is_whole(found, max(_FILTERS)) or found not in _FILTERS:
-            raise self._wrong("resample", "2 (bilinear) or 3 (bicubic)", found)
+            raise self._wrong("resample", "1 (Lanczos), 2 (bilinear) or 3 (bicubic)", found)
         return _FILTERS[found]
 
     @property

@@ -109,8 +109,8 @@ class Tokenizer(Protocol):
 Transparency = Literal["dropped", "white"]
 """What becomes of a picture's transparency: its colours are taken as they are, or it is laid on white."""
 
-Filter = Literal["bicubic", "bilinear"]
-"""Which filter resizes a picture; both look at all source pixels (antialiased), as Pillow's do."""
+Filter = Literal["bicubic", "bilinear", "lanczos"]
+"""Which filter resizes a picture; all look at all source pixels (antialiased), as Pillow's do."""
 
 
 class Resize(Protocol):
