@@ -10,7 +10,7 @@ from typing import NamedTuple
 from owl_stream.assemble.header import Header, probe
 from owl_stream.assemble.work import check_bytes, resizing_bytes
 from owl_stream.errors import ConfigError, SampleError
-from owl_stream.layouts import Chat, EncodedRow, Image, Medium, Tokenizer, Video, Visual, named
+from owl_stream.layouts import Chat, EncodedRow, Image, Medium, Tokenizer, Video, Visual
 from owl_stream.layouts.recipe import Recipe
 from owl_stream.records import IMAGE_MARKER, VIDEO_MARKER, RecordOptions
 from owl_stream.shards import Member, Record, Sample, read_record
@@ -58,8 +58,7 @@ class Encoder:
             media = [(kind, [self._probe(member) for member in members]) for kind, members in _in_order(record)]
             sizes = [_medium(kind, pictures) for kind, pictures in media]
             chat = Chat(record.messages, record.tools)
-            with named(self._recipe.layout, "encode", own=bool(self._recipe.source)):
-                row = self._layout.encode(chat, sizes, self._tokenizer, self._recipe.limit)
+            row = self._layout.encode(chat, sizes, self._tokenizer, self._recipe.limit)
             if not isinstance(row, EncodedRow):
                 raise ConfigError(f"`layout`: {self._recipe.layout}: `encode`: expected an EncodedRow, got {row!r:.80}")
             pictures = tuple((visual, media[visual.medium][1][visual.frame]) for visual in row.visuals)

@@ -4,7 +4,6 @@ Numpy, and Jinja for chat templates: it never decodes a picture, never loads a t
 """
 
 from owl_stream.layouts.owl3 import OffsetReport, check_media_offset
-from owl_stream.layouts.own import named
 from owl_stream.layouts.recipe import Recipe, check_batch, settle_all, settle_recipe
 from owl_stream.layouts.registry import LAYOUT_NAMES, get_layout, released_models
 from owl_stream.layouts.types import (
@@ -57,7 +56,6 @@ __all__ = [
     "check_batch",
     "check_media_offset",
     "get_layout",
-    "named",
     "released_models",
     "settle_all",
     "settle_recipe",

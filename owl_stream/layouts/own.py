@@ -7,10 +7,12 @@ import importlib
 import json
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from typing import Any
 
 import xxhash
 
@@ -65,6 +67,21 @@ def digest_source(layout: type[Layout]) -> str:
     for each in files:
         digest.update(each.name.encode() + each.read_bytes())
     return digest.hexdigest()
+
+
+class NamedLayout:
+    """A layout that is not ours, whose failures have its name: see `named`."""
+
+    def __init__(self, name: str, layout: Layout) -> None:
+        self._name, self._layout = name, layout
+
+    def __getattr__(self, member: str) -> Any:
+        value = getattr(self._layout, member)
+        return partial(self._call, member, value) if callable(value) else value
+
+    def _call(self, member: str, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        with named(self._name, member):
+            return function(*args, **options)
 
 
 @contextmanager

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from owl_stream.config import MAX_IMAGE_BYTES, DatasetConfig
 from owl_stream.errors import ConfigError
 from owl_stream.layouts.held import check_labels, check_tensors
-from owl_stream.layouts.own import check_own, digest_source, named
+from owl_stream.layouts.own import NamedLayout, check_own, digest_source, named
 from owl_stream.layouts.registry import LAYOUT_NAMES, get_layout, layout_of
 from owl_stream.layouts.types import BatchReport, Choices, Layout, LengthLimit
 from owl_stream.models import open_model
@@ -52,7 +52,8 @@ class Recipe:
             ConfigError: it is not one of ours, and cannot be made.
         """
         with named(self.layout, "__init__", own=bool(self.source)):
-            return get_layout(self.layout)(self.settings)
+            made = get_layout(self.layout)(self.settings)
+        return cast(Layout, NamedLayout(self.layout, made)) if self.source else made
 
 
 def settle_recipe(config: DatasetConfig, base: Path = Path()) -> Recipe:

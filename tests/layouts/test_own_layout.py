@@ -15,7 +15,7 @@ import yaml
 from owl_client import OwlStreamDataset
 from owl_stream.assemble import open_dataset
 from owl_stream.config import DatasetConfig
-from owl_stream.errors import ConfigError
+from owl_stream.errors import ConfigError, ServerError
 from owl_stream.layouts import get_layout, settle_recipe
 from tests.client.peers import NO_WAIT
 from tests.layouts.llava import llava_model
@@ -203,3 +203,21 @@ def test_a_layout_that_fails_is_named_in_one_line(tmp_path: Path, monkeypatch: p
     with pytest.raises(ConfigError, match=message) as caught:
         open_dataset("train", config, tmp_path, None, processes=0)
     assert f"`layout`: harmed_{name}:Layout: " in str(caught.value)
+
+
+@pytest.mark.parametrize("member", ["draw", "collate", "check"])
+def test_a_layout_that_fails_on_a_batch_is_named_to_the_trainer(tmp_path: Path, member: str) -> None:
+    """At once, with member and line: what fails the same way every time is not tried again."""
+    source = f"class Layout(__import__('llava_layout').LlavaLayout):\n    def {member}(self, *_): {{}}['a']\n"
+    (tmp_path / f"failing_{member}.py").write_text(source)
+    llava_model(tmp_path / "model")
+    sample = {"json": chat(("<|image|>What?", "An owl.")), "jpg": picture(60, 60)}
+    write_shard(tmp_path / "a.tar", [("s", sample)])
+    data = {"shards": ["a.tar"], "model": "model", "layout": f"failing_{member}:Layout", "global_batch_size": 1}
+    config = tmp_path / "owl-stream.yaml"
+    config.write_text(yaml.safe_dump({"server": {"port": 0, "workers": 1}, "datasets": {"train": data}}))
+    with (
+        ServerProcess(config, env={"PYTHONPATH": f"{ROOT}:{tmp_path}:{EXAMPLE}"}) as server,
+        pytest.raises(ServerError, match=rf"failing_{member}:Layout: `{member}` fails \(failing_{member}.py, line 2\)"),
+    ):
+        next(iter(OwlStreamDataset(server.url, backoff=NO_WAIT)))
