@@ -12,7 +12,7 @@ import pytest
 from owl_stream.config import DatasetConfig
 from owl_stream.errors import ConfigError
 from owl_stream.layouts import Recipe, settle_recipe
-from owl_stream.layouts.qwen.layout import QwenSettings
+from owl_stream.layouts.qwen.settings import QwenSettings
 from owl_stream.models import open_model
 from tests.support.families import FAMILIES, make_family
 

@@ -7,16 +7,17 @@ Tensors have the names and, once the client has finished the pixels, the values 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from owl_stream.errors import ConfigError, ContractError, SampleError
-from owl_stream.layouts.image_settings import CLIP_MEAN, CLIP_STD, Colours, ImageSettings
+from owl_stream.errors import SampleError
+from owl_stream.layouts.qwen.contract import check
 from owl_stream.layouts.qwen.patches import write_frame, write_patches
 from owl_stream.layouts.qwen.positions import IMAGE, PADDING, VIDEO, PositionRule, positions, token_types
+from owl_stream.layouts.qwen.settings import QwenSettings, settle
+from owl_stream.layouts.qwen.shown import look
 from owl_stream.layouts.qwen.sizes import (
     CLIP_TOKENS,
     FRAME_TOKENS,
@@ -26,17 +27,16 @@ from owl_stream.layouts.qwen.sizes import (
     fit_frames,
     frame_pairs,
 )
+from owl_stream.layouts.qwen.tensors import IMAGE_GRIDS, IMAGES, SECONDS, VIDEO_GRIDS, VIDEOS
 from owl_stream.layouts.qwen.video_text import replaced_span, video_text
 from owl_stream.layouts.qwen.video_times import pair_seconds, seconds_per_grid
-from owl_stream.layouts.settling import choice, number, refuse, settle_vision
 from owl_stream.layouts.template import MediumKind, MediumPlace
-from owl_stream.layouts.templated import MediumPlan, TemplatedLayout, TextSettings, lengths_of, need_model
-from owl_stream.layouts.text import TEXT_TENSORS, attended_lengths, collate_text
+from owl_stream.layouts.templated import MediumPlan, TemplatedLayout, lengths_of
+from owl_stream.layouts.text import TEXT_TENSORS, collate_text
 from owl_stream.layouts.types import (
     BatchReport,
     Choices,
     EncodedRow,
-    Filter,
     Image,
     Medium,
     Pixels,
@@ -48,46 +48,10 @@ from owl_stream.layouts.types import (
     drawn,
     tensor,
 )
-from owl_stream.models import ModelFiles
 from owl_stream.shards import RowSize
 from owl_stream.wire import SchemaEntry
 
-IMAGES, VIDEOS = "pixel_values", "pixel_values_videos"
-IMAGE_GRIDS, VIDEO_GRIDS, SECONDS = "image_grid_thw", "video_grid_thw", "second_per_grid_ts"
-
 _START, _IMAGE_PAD, _VIDEO_PAD, _END = "<|vision_start|>", "<|image_pad|>", "<|video_pad|>", "<|vision_end|>"
-_PICTURES_SHOWN = 8
-"""Frames of a video that are shown side by side."""
-
-
-@dataclass(frozen=True)
-class QwenSettings:
-    """What a Qwen-VL model's files say, and what the configuration chooses.
-
-    Pixel limits are per image; those of videos as each family means them (`sizes.py`), `video_capped` included. `fps`
-    is told of a video's frames, which are all used.
-    """
-
-    text: TextSettings
-    pad: str
-    patch_size: int
-    merge_size: int
-    min_pixels: int
-    max_pixels: int
-    video_min_pixels: int
-    video_max_pixels: int
-    video_capped: bool
-    fps: float
-    colours: Colours
-    video_colours: Colours
-    filter: Filter
-    video_filter: Filter
-    image_id: int
-    video_id: int
-    start_id: int
-    end_id: int
-    tokens_per_second: int | None
-    positions: Literal["v5", "v4"]
 
 
 class QwenLayout(TemplatedLayout):
@@ -109,70 +73,7 @@ class QwenLayout(TemplatedLayout):
     @classmethod
     def settle(cls, choices: Choices) -> QwenSettings:
         """See `Layout.settle`: `vision: {min_pixels, max_pixels, video_min_pixels, video_max_pixels}`, `positions`."""
-        refuse(choices, cls.name, "chat")
-        model = need_model(choices, cls.name)
-        defaults: dict[str, Any] = {"patch_size": 14, "merge_size": 2, "temporal_patch_size": 2, "resample": 3}
-        images = ImageSettings(model, model.images, image_mean=CLIP_MEAN, image_std=CLIP_STD, **defaults)
-        patch, merge = images.whole("patch_size", 64), images.whole("merge_size", 8)
-        if images.whole("temporal_patch_size") != FRAMES_PER_PATCH:
-            raise ConfigError(f"model {model.name}: `temporal_patch_size`: expected {FRAMES_PER_PATCH}")
-        least, most = images.limits(56 * 56, 28 * 28 * 1280)
-        videos = cls._videos(model, images, patch, merge)
-        video_least, video_most = videos.limits(128 * (patch * merge) ** 2, 768 * (patch * merge) ** 2)
-        pixels = number((patch * merge) ** 2, 1 << 28)
-        vision = settle_vision(
-            choices.vision,
-            {
-                "min_pixels": (pixels, least),
-                "max_pixels": (pixels, most),
-                "video_min_pixels": (pixels, video_least),
-                "video_max_pixels": (pixels, video_most),
-                "fps": (number(1, 1000), 24),
-            },
-        )
-        if vision["min_pixels"] > vision["max_pixels"]:
-            raise ConfigError(f"`vision.min_pixels`: expected at most max_pixels = {vision['max_pixels']}")
-        return QwenSettings(
-            text=TextSettings.of(choices),
-            pad=model.token("pad_token", "<|endoftext|>") or "<|endoftext|>",
-            patch_size=patch,
-            merge_size=merge,
-            **vision,
-            video_capped=bool(videos.get("cap_pixels_per_frame")),
-            colours=images.colours,
-            video_colours=videos.colours,
-            filter=images.filter,
-            video_filter=videos.filter,
-            image_id=model.whole("image_token_id", least=0),
-            video_id=model.whole("video_token_id", least=0),
-            start_id=model.whole("vision_start_token_id", least=0),
-            end_id=model.whole("vision_end_token_id", least=0),
-            tokens_per_second=model.whole("vision_config.tokens_per_second", 4, least=0) if cls.has_seconds else None,
-            positions=choice("positions", choices.positions or "v5", ("v5", "v4")),  # type: ignore[arg-type] # checked
-        )
-
-    @classmethod
-    def _videos(cls, model: ModelFiles, images: ImageSettings, patch: int, merge: int) -> ImageSettings:
-        """The video processor's settings; what they do not say is as for images.
-
-        Raises:
-            ConfigError: patches unlike those of images, which the same tower takes.
-        """
-        values = dict(model.videos)
-        if cls.split_videos:  # this processor reads `size` alone
-            values |= {"min_pixels": None, "max_pixels": None}
-        same = {key: images.get(key) for key in ("image_mean", "image_std", "resample")}
-        fixed: dict[str, Any] = {
-            "patch_size": patch,
-            "merge_size": merge,
-            "temporal_patch_size": FRAMES_PER_PATCH,
-            "max_video_tokens": cls.video_tokens,
-        }
-        videos = ImageSettings(model, values, of="video processor", **same, **fixed)
-        for key, expected in fixed.items():
-            if (got := videos.get(key)) != expected:
-                raise ConfigError(f"model {model.name}: video processor: `{key}`: expected {expected}, got {got!r:.80}")
-        return videos
+        return settle(choices, cls)
 
     def __init__(self, settings: QwenSettings) -> None:
         super().__init__(settings.text)
@@ -287,48 +188,12 @@ class QwenLayout(TemplatedLayout):
         return positions(types, images, videos, self._rule, seconds)
 
     def check(self, tensors: Mapping[str, Any]) -> BatchReport:
-        """See `Layout.check`: placeholders, grids, patches, types and positions agree, row by row."""
-        images = _Waiting(tensors.get(IMAGE_GRIDS), tensors.get(IMAGES), IMAGE_GRIDS, IMAGES)
-        videos = _Waiting(tensors.get(VIDEO_GRIDS), tensors.get(VIDEOS), VIDEO_GRIDS, VIDEOS)
-        seconds = tensors.get(SECONDS)
-        with_media = 0
-        lengths = attended_lengths(tensors["attention_mask"])
-        for b, (ids, length) in enumerate(zip(tensors["input_ids"], lengths, strict=True)):
-            types = token_types(np.asarray(ids)[:length], self._settings.image_id, self._settings.video_id)
-            with_media += bool(types.any())
-            merged = self._settings.merge_size**2
-            mine = images.take(b, int(np.count_nonzero(types == IMAGE)) * merged)
-            before = videos.taken
-            clips = videos.take(b, int(np.count_nonzero(types == VIDEO)) * merged)
-            times = None if seconds is None else np.asarray(seconds)[before : videos.taken]
-            self._check_row(b, types, length, mine, clips, times, tensors)
-        images.finish()
-        videos.finish()
-        return BatchReport(with_media, len(tensors["input_ids"]) - with_media, images.taken + videos.taken)
+        """See `Layout.check`."""
+        return check(tensors, self._settings, self._rule)
 
-    def _check_row(
-        self,
-        b: int,
-        types: NDArray[np.int64],
-        length: int,
-        images: Sequence[Any],
-        videos: Sequence[Any],
-        seconds: NDArray[np.float32] | None,
-        tensors: Mapping[str, Any],
-    ) -> None:
-        try:
-            expected = positions(types, images, videos, self._rule, seconds)
-        except SampleError as exc:
-            raise ContractError(f"row {b}: {exc.detail}") from exc
-        for name, want in (("mm_token_type_ids", types), ("position_ids", expected)):
-            if tensors.get(name) is None:
-                continue  # the model makes it
-            got = np.asarray(tensors[name])[..., b, :length]
-            if not np.array_equal(got, want):
-                at = int(np.argwhere(np.atleast_2d(got != want).any(axis=0))[0, 0])
-                raise ContractError(
-                    f"{name}, row {b}, token {at}: expected {want[..., at].tolist()}, got {got[..., at].tolist()}"
-                )
+    def look(self, tensors: Mapping[str, NDArray[Any]]) -> Sequence[RowLook]:
+        """See `Layout.look`: attention is causal, so a token sees the media that begin at it or before it."""
+        return look(tensors, self._settings)
 
     def targets(self, visual: Visual) -> Sequence[tuple[int, int]]:
         """See `Layout.targets`."""
@@ -351,48 +216,6 @@ class QwenLayout(TemplatedLayout):
             write_frame(resized, out, frame, frames, of.merge_size)
         else:
             write_patches(resized, out, of.merge_size)
-
-    def look(self, tensors: Mapping[str, NDArray[Any]]) -> Sequence[RowLook]:
-        """See `Layout.look`: attention is causal, so a token sees the media that begin at it or before it."""
-        images = self._shown(tensors, IMAGE_GRIDS, IMAGES)
-        videos = self._shown(tensors, VIDEO_GRIDS, VIDEOS)
-        looks = []
-        for b, types in enumerate(tensors["mm_token_type_ids"]):
-            unit = np.full(len(types), -1, dtype=np.int64)
-            pictures: list[NDArray[np.uint8]] = []
-            for kind, begin, end, picture in self._units(types, images, videos):
-                unit[begin:end] = np.where(types[begin:end] == kind, len(pictures), -1)
-                pictures.append(picture)
-            sees = np.maximum.accumulate(unit) + 1
-            axes = tensors["position_ids"][:, b].T.tolist()
-            says = [f"position {time}, {row}, {column}" for time, row, column in axes]
-            looks.append(RowLook(unit, sees, says, pictures))
-        return looks
-
-    def _units(self, types: NDArray[np.int64], images: Any, videos: Any) -> list[tuple[int, int, int, Any]]:
-        """(kind, begin, end, picture) of each medium of a row; text may stand between the runs of a video."""
-        found, at = [], 0
-        while (rest := np.flatnonzero(types[at:])).size:
-            begin = at + int(rest[0])
-            kind = int(types[begin])
-            grid, picture = next(images if kind == IMAGE else videos)
-            left = int(np.prod(grid)) // self._settings.merge_size**2
-            of_kind = begin + np.flatnonzero(types[begin:] == kind)
-            at = int(of_kind[left - 1]) + 1
-            found.append((kind, begin, at, picture))
-        return found
-
-    def _shown(self, tensors: Mapping[str, NDArray[Any]], grids: str, pixels: str) -> Any:
-        """(grid, picture) of each medium of a batch; of a video its frames side by side, some where it has many."""
-        first, side, merge = 0, self._settings.patch_size, self._settings.merge_size
-        for pairs, high, wide in tensors.get(grids, np.empty((0, 3), np.int64)).tolist():
-            patches = tensors[pixels][first : first + pairs * high * wide]
-            first += len(patches)
-            frames = patches[:, :, None] if pixels == IMAGES else patches
-            frames = frames.reshape(pairs, high // merge, wide // merge, merge, merge, 3, -1, side, side)
-            whole = frames.transpose(0, 6, 1, 3, 7, 2, 4, 8, 5).reshape(-1, high * side, wide * side, 3)
-            step = -(-len(whole) // _PICTURES_SHOWN)
-            yield (pairs, high, wide), np.concatenate(list(whole[::step]), axis=1)
 
 
 class Qwen2VLLayout(QwenLayout):
@@ -426,38 +249,6 @@ class Qwen35Layout(QwenLayout):
     released: ClassVar[str] = "Qwen/Qwen3.5-4B"
     split_videos: ClassVar[bool] = True
     video_tokens: ClassVar[int] = FRAME_TOKENS
-
-
-class _Waiting:
-    """Grids and patches of a batch that are handed to its rows in order."""
-
-    def __init__(self, grids: Any, pixels: Any, name: str, pixels_name: str) -> None:
-        self._grids = [] if grids is None else np.asarray(grids).tolist()
-        self._patches, self._name, self._pixels = 0 if pixels is None else len(pixels), name, pixels_name
-        self.taken = 0
-
-    def take(self, b: int, patches: int) -> list[list[int]]:
-        """The next grids, of so many patches together."""
-        first, left = self.taken, patches
-        while left > 0 and self.taken < len(self._grids):
-            left -= int(np.prod(self._grids[self.taken]))
-            self.taken += 1
-        if left:
-            raise ContractError(
-                f"row {b}: expected {self._name} for the {patches} patches that its placeholders stand for, got grids "
-                f"{self._grids[first : self.taken]}"
-            )
-        return self._grids[first : self.taken]
-
-    def finish(self) -> None:
-        """Nothing is left, and the patches are those of the grids."""
-        total = sum(int(np.prod(grid)) for grid in self._grids)
-        if self.taken < len(self._grids):
-            raise ContractError(
-                f"{self._name}: expected {self.taken} grids, as rows have media, got {len(self._grids)}"
-            )
-        if total != self._patches:
-            raise ContractError(f"{self._pixels}: expected {total} patches, as {self._name} says, got {self._patches}")
 
 
 def _grids(visuals: Sequence[Visual]) -> dict[Any, list[Any]]:
