@@ -17,6 +17,10 @@ from tests.support.families import FAMILIES, QWENS, make_family
 from tests.support.server import ServerProcess
 from tests.support.tars import chat, picture, write_shard
 
+LONG = [pytest.param(name, marks=pytest.mark.long) for name in QWENS if name != "qwen2_5_vl"]
+"""They share a module with `qwen2_5_vl`."""
+SHOWN = ["qwen2_5_vl", "internvl", "gemma3", *LONG]
+
 SAMPLES = [
     ("text", {"json": chat(("What is an owl?", "A bird."))}),
     ("one", {"json": chat(("<|image|>What?", "An owl.")), "jpg": picture(120, 90)}),
@@ -54,7 +58,7 @@ def runs_of(batch: Served, row: int, placeholder: int) -> list[tuple[int, int]]:
     return [(int(begin), int(end)) for begin, end in edges.reshape(-1, 2)]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", SHOWN)
 def test_the_inspector_shows_what_each_token_sees(
     pages: Pages, server: ServerProcess, family: str, tmp_path: Path
 ) -> None:
@@ -87,7 +91,7 @@ def test_the_inspector_shows_what_each_token_sees(
     assert overflow(page) <= 0
 
 
-@pytest.mark.parametrize("family", QWENS)
+@pytest.mark.parametrize("family", ["qwen2_5_vl", *LONG])
 def test_a_token_says_where_it_stands(pages: Pages, server: ServerProcess, family: str) -> None:
     """Pointing at a placeholder reads out its position on three axes, as `position_ids` has it."""
     batch = read_batch(server.url, family, step_with(server.url, family, "two"))

@@ -21,7 +21,7 @@ from tests.cli.faulty_shards import slow_bmp
 from tests.engine.conftest import running
 from tests.engine.faulty import harm
 from tests.support.assembly import make_dataset
-from tests.support.layouts import every_layout
+from tests.support.layouts import others_long
 from tests.support.tars import Sample, chat, picture
 
 AT = Coordinate(0, 0, 0, 0, 1, 4)
@@ -64,7 +64,7 @@ def rows_of(frame: bytes) -> list[tuple[str, str]]:
     return [(row.status, row.reason) for row in parsed.header.rows]
 
 
-@every_layout
+@others_long
 def test_fault_131_a_sample_that_never_gets_enough_memory_is_masked_the_same_by_every_engine(dataset: Dataset) -> None:
     """A MemoryError again and again stops no run: that row is masked by name, its neighbours are as they were."""
     harm(dataset, AT, "memory")

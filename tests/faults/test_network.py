@@ -38,7 +38,7 @@ from tests.faults.proxy import FaultProxy
 from tests.support.datasets import small_dataset
 from tests.support.hashes import batch_line
 from tests.support.http import get
-from tests.support.layouts import LAYOUTS, OWL, every_layout
+from tests.support.layouts import LAYOUTS, OWL, others_long
 from tests.support.patience import PATIENCE_S
 from tests.support.server import ROOT, ServerProcess
 
@@ -91,7 +91,7 @@ def test_faults_5_to_12_and_24_to_29_change_nothing(
     assert dataset.stats().reconnects >= len(broken)
 
 
-@every_layout
+@others_long
 def test_fault_7_sampled_cuts_of_a_real_stream(
     steady: ServerProcess, proxy: FaultProxy, undisturbed: list[str]
 ) -> None:
@@ -119,7 +119,7 @@ def test_fault_7_a_description_that_is_cut_is_asked_for_again(steady: ServerProc
         assert proxy.struck["Cut"] == len(places) > 20
 
 
-@every_layout
+@others_long
 def test_fault_28_frames_of_another_stream_are_not_taken(
     steady: ServerProcess, proxy: FaultProxy, undisturbed: list[str]
 ) -> None:

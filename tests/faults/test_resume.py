@@ -19,7 +19,7 @@ from tests.faults.proxy import FaultProxy
 from tests.support.datasets import mixed_samples, small_dataset, write_config
 from tests.support.hashes import batch_line
 from tests.support.http import get
-from tests.support.layouts import every_layout
+from tests.support.layouts import every_layout, others_long
 from tests.support.server import ServerProcess
 from tests.support.tars import write_shard
 from tests.support.tokenizer import small_tokenizer
@@ -147,7 +147,7 @@ def streams_opened(server: ServerProcess) -> float:
     return metric(server, "owl_stream_streams_total")
 
 
-@every_layout
+@others_long
 def test_fault_21_two_clients_on_one_rank_get_the_same_bytes_from_one_assembly(
     steady_config: Path, undisturbed: list[str]
 ) -> None:

@@ -13,7 +13,7 @@ import torch
 from owl_client import OwlStreamDataset
 from owl_stream.errors import RequestError
 from tests.support.datasets import small_dataset
-from tests.support.layouts import OWL, QWEN, every_layout
+from tests.support.layouts import OWL, QWEN, others_long
 from tests.support.server import ServerProcess
 
 ROWS = 12
@@ -55,14 +55,14 @@ def samples_of(batches: list[Any]) -> Steps:
     return {step: sorted(rows) for step, rows in steps.items()}
 
 
-@every_layout
+@others_long
 def test_the_comparison_means_something(layout: str, whole: Steps) -> None:
     """An epoch holds each of the 44 samples once, and steps differ but for those that are all of their pool."""
     assert [sum(len(rows) for step, rows in whole.items() if step[0] == epoch) for epoch in range(3)] == [44] * 3
     assert len({tuple(rows) for rows in whole.values()}) == {OWL: 3 * 3 + 1, QWEN: 3 * 2 + 3}[layout]
 
 
-@every_layout
+@others_long
 @pytest.mark.parametrize(("world_size", "micro_batch_size"), SHARES)
 def test_fault_19_any_ranks_state_of_any_share_resumes_at_every_share(
     url: str, whole: Steps, world_size: int, micro_batch_size: int

@@ -16,7 +16,7 @@ from owl_stream.errors import DataChangedError, StateMismatchError
 from tests.support.datasets import mixed_samples, small_dataset, write_config
 from tests.support.hashes import batch_line
 from tests.support.http import get
-from tests.support.layouts import every_layout
+from tests.support.layouts import others_long
 from tests.support.patience import PATIENCE_S
 from tests.support.server import ServerProcess
 from tests.support.tars import write_shard
@@ -115,7 +115,7 @@ def test_appended_shards_make_a_new_manifest_and_leave_the_old_one_alone(tmp_pat
             assert lines(reader(old.url)) == undisturbed
 
 
-@every_layout
+@others_long
 def test_fault_40_a_shard_rewritten_under_a_server_stops_it_and_not_the_run(layout: str, tmp_path: Path) -> None:
     """Same size, other bytes: that server says data_changed and sends none of it; one with the old bytes goes on."""
     config = small_dataset(tmp_path / "a", layout=layout, server=INLINE, shuffle="none", shards=1)
