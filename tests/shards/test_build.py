@@ -29,6 +29,7 @@ from owl_stream.shards import Index, Measure, MeasureFactory, Progress, build_in
 from owl_stream.shards.build import _interrupts_held as interrupts_held
 from tests.shards.measures import Recording, conversations, crashing, even_only, members, unmade
 from tests.support.damage import cut, member, member_offsets, overwrite, write
+from tests.support.patience import PATIENCE_S
 from tests.support.tars import write_shard
 
 
@@ -556,6 +557,8 @@ def test_an_interrupt_parts_nobody_from_a_process_that_is_being_started() -> Non
     stop, seen = threading.Event(), []
     told, taken = socket.socketpair()
     told.setblocking(False)
+    taken.settimeout(PATIENCE_S)
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # who runs this in the background ignores it
     other = threading.Thread(target=stop.wait)
     other.start()
 
@@ -574,6 +577,7 @@ def test_an_interrupt_parts_nobody_from_a_process_that_is_being_started() -> Non
             pass
     finally:
         signal.set_wakeup_fd(before)
+        signal.signal(signal.SIGINT, handler)
         told.close()
         taken.close()
         stop.set()
