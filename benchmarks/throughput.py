@@ -24,7 +24,7 @@ FLOORS: dict[Kind, dict[str, float]] = {
 }
 CEILING_FLOORS: dict[Kind, float] = {"plain": 0.82, "cut": 0.70, "native": 0.80}
 NUMBERS: dict[Kind, str] = {"plain": "1", "cut": "2", "native": "8"}
-COST: dict[Kind, float] = {"plain": 1.0, "cut": 4.0, "native": 1.3}
+COST: dict[Kind, float] = {"plain": 1.0, "cut": 4.0, "native": 0.7}
 """About what an image takes, in those of `plain`."""
 WORDS = {
     "processor": "a DataLoader with 2 workers that calls the model's processor",
