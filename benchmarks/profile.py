@@ -19,7 +19,7 @@ from pathlib import Path
 from benchmarks.contender import ROOT
 from benchmarks.cpu import tree
 from benchmarks.service import Service
-from benchmarks.workload import Kind, Workload, prepare
+from benchmarks.workload import KINDS, Kind, Workload, prepare
 
 READER = """
 import itertools, sys, torch
@@ -98,7 +98,7 @@ def main() -> int:
     """Profile and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, default=ROOT, help="a checkout")
-    parser.add_argument("--kind", choices=["plain", "cut"], default="plain")
+    parser.add_argument("--kind", choices=KINDS, default="plain")
     parser.add_argument("--seconds", type=float, default=15.0)
     parser.add_argument("--top", type=int, default=8)
     parser.add_argument("--photographs", nargs="*", type=Path, default=[])
