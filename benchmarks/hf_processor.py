@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from benchmarks.usual import WORKERS
+from benchmarks.usual import random_batches
 from benchmarks.workload import Workload
 
 Sample = tuple[list[dict[str, Any]], Image.Image]
@@ -64,18 +64,5 @@ class ProcessorRecipe:
 
 def processor_loader(workload: Workload) -> Callable[[], Iterator[dict[str, torch.Tensor]]]:
     """Epoch after epoch of random batches."""
-    import webdataset  # noqa: PLC0415 # the other contenders need it not
-
     recipe = ProcessorRecipe(workload)
-    urls = [str(path) for path in workload.shards]
-
-    def batches() -> Iterator[dict[str, torch.Tensor]]:
-        dataset = (
-            webdataset.WebDataset(urls, shardshuffle=len(urls), resampled=True, seed=0)
-            .shuffle(256)
-            .map(recipe.sample)
-            .batched(workload.rows, collation_fn=recipe.batch)
-        )
-        yield from torch.utils.data.DataLoader(dataset, batch_size=None, num_workers=WORKERS)
-
-    return batches
+    return random_batches(workload, recipe.sample, recipe.batch)

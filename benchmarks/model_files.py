@@ -30,7 +30,8 @@ TEMPLATE = """\
 
 def write_model(directory: Path, tokenizer: Path) -> None:
     """Write a model's directory, with the released pixel settings and this tokenizer; later runs find it."""
-    if (directory / "config.json").exists():
+    made_of = directory / "made-of-tokenizer.json"
+    if (directory / "config.json").exists() and made_of.exists() and made_of.read_bytes() == tokenizer.read_bytes():
         return
     import transformers as hf  # noqa: PLC0415 # it takes seconds, and most runs need it not
 
@@ -44,3 +45,4 @@ def write_model(directory: Path, tokenizer: Path) -> None:
     (directory / "chat_template.jinja").write_text(TEMPLATE, encoding="utf-8")
     for part in (vocabulary, images, hf.Qwen2_5_VLConfig(**ids)):
         part.save_pretrained(directory)
+    made_of.write_bytes(tokenizer.read_bytes())

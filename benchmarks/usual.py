@@ -112,17 +112,24 @@ def recipe_of(workload: Workload, kernels: Kernels) -> Recipe:
 
 def webdataset_loader(workload: Workload, kernels: Kernels) -> Callable[[], Iterator[dict[str, torch.Tensor]]]:
     """Epoch after epoch of random batches."""
+    recipe = recipe_of(workload, kernels)
+    return random_batches(workload, recipe.row, recipe.batch)
+
+
+def random_batches(
+    workload: Workload, row: Callable[[Mapping[str, Any]], Any], batch: Callable[[list[Any]], dict[str, torch.Tensor]]
+) -> Callable[[], Iterator[dict[str, torch.Tensor]]]:
+    """Epoch after epoch: a sample becomes a row, and rows a batch, in the workers of a DataLoader."""
     import webdataset  # noqa: PLC0415 # the other contenders need it not
 
-    recipe = recipe_of(workload, kernels)
     urls = [str(path) for path in workload.shards]
 
     def batches() -> Iterator[dict[str, torch.Tensor]]:
         dataset = (
             webdataset.WebDataset(urls, shardshuffle=len(urls), resampled=True, seed=0)
             .shuffle(256)
-            .map(recipe.row)
-            .batched(workload.rows, collation_fn=recipe.batch)
+            .map(row)
+            .batched(workload.rows, collation_fn=batch)
         )
         loader = torch.utils.data.DataLoader(dataset, batch_size=None, num_workers=WORKERS)
         yield from loader

@@ -29,7 +29,7 @@ TEMPLATES = Path(__file__).resolve().parents[1] / "layouts" / "templates"
 Tools = list[dict[str, Any]] | None
 VISION_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
 
-_TEXT = {
+TINY_TEXT = {
     "hidden_size": 32,
     "intermediate_size": 32,
     "num_hidden_layers": 2,
@@ -42,7 +42,7 @@ _MROPE = {"rope_scaling": {"type": "mrope", "mrope_section": [2, 3, 3]}}
 _VISION = {"depth": 2, "num_heads": 2, "intermediate_size": 32, "hidden_size": 32, "out_hidden_size": 32}
 
 
-class _WithoutVideos:
+class WithoutVideos:
     """A processor whose class wants a video processor, which needs torchvision: images work without one."""
 
     def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> type:
@@ -50,15 +50,15 @@ class _WithoutVideos:
         return type(argument)
 
 
-class _Qwen2Processor(_WithoutVideos, hf.Qwen2VLProcessor):  # type: ignore[misc] # transformers is untyped
+class _Qwen2Processor(WithoutVideos, hf.Qwen2VLProcessor):  # type: ignore[misc] # transformers is untyped
     pass
 
 
-class _Qwen25Processor(_WithoutVideos, hf.Qwen2_5_VLProcessor):  # type: ignore[misc] # transformers is untyped
+class _Qwen25Processor(WithoutVideos, hf.Qwen2_5_VLProcessor):  # type: ignore[misc] # transformers is untyped
     pass
 
 
-class _Qwen3Processor(_WithoutVideos, hf.Qwen3VLProcessor):  # type: ignore[misc] # transformers is untyped
+class _Qwen3Processor(WithoutVideos, hf.Qwen3VLProcessor):  # type: ignore[misc] # transformers is untyped
     pass
 
 
@@ -192,7 +192,7 @@ def make_qwen(family: str, directory: Path, *, max_pixels: int = 28 * 28 * 16, *
 def _config(family: str, tokenizer: Any) -> Any:
     names = ("vision_start_token_id", "vision_end_token_id", "image_token_id", "video_token_id")
     ids = {name: tokenizer.convert_tokens_to_ids(token) for name, token in zip(names, VISION_TOKENS, strict=True)}
-    text = _TEXT | {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+    text = TINY_TEXT | {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
     if family == "qwen2_vl":
         vision: dict[str, Any] = {"depth": 2, "embed_dim": 32, "hidden_size": 32, "num_heads": 2}
         return hf.Qwen2VLConfig(**ids, text_config=text | _MROPE, vision_config=vision)

@@ -13,21 +13,13 @@ import transformers as hf
 from PIL import Image
 from tokenizers import AddedToken
 
+from tests.support.families import TINY_TEXT, WithoutVideos
 from tests.support.tokenizer import small_tokenizer
 
 BY_PROCESSOR = ("smolvlm", "llava_onevision")
 SIDE, PATCH = 28, 7
 """Of a tile and of its patches, in pixels."""
 
-_TEXT = {
-    "hidden_size": 32,
-    "intermediate_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "head_dim": 16,
-    "max_position_embeddings": 4096,
-}
 _VISION = {
     "hidden_size": 32,
     "intermediate_size": 32,
@@ -50,19 +42,11 @@ TEMPLATE = """{%- for message in messages -%}
 {% endif -%}"""
 
 
-class _WithoutVideos:
-    """A processor whose class wants a video processor, which needs torchvision: images work without one."""
-
-    def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> type:
-        """Nothing is checked."""
-        return type(argument)
-
-
-class _SmolVLMProcessor(_WithoutVideos, hf.SmolVLMProcessor):  # type: ignore[misc] # transformers is untyped
+class _SmolVLMProcessor(WithoutVideos, hf.SmolVLMProcessor):  # type: ignore[misc] # transformers is untyped
     pass
 
 
-class _LlavaProcessor(_WithoutVideos, hf.LlavaOnevisionProcessor):  # type: ignore[misc] # transformers is untyped
+class _LlavaProcessor(WithoutVideos, hf.LlavaOnevisionProcessor):  # type: ignore[misc] # transformers is untyped
     pass
 
 
@@ -147,7 +131,7 @@ def _smolvlm(directory: Path, pixels: dict[str, Any]) -> ProcessorFamily:
     sizes = {"size": {"longest_edge": 4 * SIDE}, "max_image_size": {"longest_edge": SIDE}}
     images = hf.SmolVLMImageProcessorPil(**{**sizes, **pixels})
     processor = _SmolVLMProcessor(images, tokenizer, None, image_seq_len=(SIDE // PATCH // 2) ** 2)
-    text = _TEXT | {"model_type": "llama", "vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+    text = TINY_TEXT | {"model_type": "llama", "vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
     config = hf.SmolVLMConfig(
         text_config=text, vision_config=_VISION, image_token_id=processor.image_token_id, scale_factor=2
     )
@@ -162,7 +146,7 @@ def _llava(directory: Path, pixels: dict[str, Any]) -> ProcessorFamily:
     own = {"num_image_tokens": (SIDE // PATCH) ** 2, "vision_feature_select_strategy": "full"}
     processor = _LlavaProcessor(images, tokenizer, None, **own)
     config = hf.LlavaOnevisionConfig(
-        text_config=_TEXT | {"model_type": "qwen2", "vocab_size": len(tokenizer)},
+        text_config=TINY_TEXT | {"model_type": "qwen2", "vocab_size": len(tokenizer)},
         vision_config=_VISION | {"model_type": "siglip_vision_model", "vision_use_head": False},
         image_token_index=processor.image_token_id,
         video_token_index=processor.video_token_id,
