@@ -11,6 +11,7 @@ import signal
 import socket
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -18,7 +19,7 @@ import numpy as np
 import pytest
 
 from owl_client.body import fast_body
-from owl_client.memory import Meeting, ServerMemory
+from owl_client.memory import _MAPPED_FROM, Meeting, ServerMemory
 from owl_stream.engine.slabs import CONTROL_BYTES, Slab, SlabPool
 from owl_stream.errors import FrameError
 from owl_stream.wire import ACCEPTED, MAX_SLABS, MEMORY_HEADER, SLAB, TAKEN, MemoryOffer, MemoryPlace
@@ -147,12 +148,90 @@ def test_a_child_made_by_fork_keeps_nothing(pair: tuple[Server, ServerMemory]) -
     server, memory = pair
     server.show(1, b"abc")
     memory.begin(MemoryPlace(1, 64, 3))
-    (fd, _), ours = memory._slabs[1], memory._sock.fileno()
+    fd, ours = memory._slabs[1]._fd, memory._sock.fileno()
     child = os.fork()
     if not child:
         open_still = [each for each in (fd, ours) if os.path.exists(f"/proc/self/fd/{each}")]
         os._exit(len(open_still))
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert copied(memory, MemoryPlace(1, 64, 3)) == b"abc"
+
+
+def mapped_slabs() -> int:
+    """How many slabs this process has mapped to be read."""
+    with open("/proc/self/maps") as maps:
+        return sum("memfd:" in line and line.split()[1] == "r--s" for line in maps)
+
+
+def test_a_slab_that_comes_again_is_mapped_and_reads_the_same(pair: tuple[Server, ServerMemory]) -> None:
+    """From the fourth time on, whatever is written in it meanwhile, in pieces of any size; until it is forgotten."""
+    server, memory = pair
+    slab = Slab.make(3, 1 << 20)
+    fd, before = slab.open_readonly(), mapped_slabs()
+    socket.send_fds(server.sock, [SLAB.pack(3)], [fd])
+    os.close(fd)
+    for use in range(1, 9):
+        content = os.urandom(1000)
+        slab.memory[5:1005] = content
+        memory.begin(MemoryPlace(3, CONTROL_BYTES + 5, 1000))
+        pieces = []
+        while memory.left:
+            buffer = memoryview(bytearray(use * 100))
+            pieces.append(bytes(buffer[: memory.readinto(buffer)]))
+        assert b"".join(pieces) == content
+        assert mapped_slabs() - before == (use >= _MAPPED_FROM)
+    assert memory.readinto(memoryview(bytearray(9))) == 0
+    server.show(4, b"abc")
+    memory.begin(MemoryPlace(4, 64, 3, (3,)))
+    assert mapped_slabs() == before
+    slab.close()
+
+
+def test_a_slab_that_cannot_be_mapped_is_read_all_the_same(
+    pair: tuple[Server, ServerMemory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A trainer may have no address space left."""
+
+    def refused(*args: object, **options: object) -> None:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    server, memory = pair
+    server.show(7, b"abcdef")
+    monkeypatch.setattr("owl_client.memory.mmap.mmap", refused)
+    for _ in range(2 * _MAPPED_FROM):
+        assert copied(memory, MemoryPlace(7, 64, 3)) == b"abc"
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded")
+def test_children_made_by_fork_while_slabs_are_read_map_none(pair: tuple[Server, ServerMemory]) -> None:
+    """A copy under way in another thread is waited for; the parent reads on."""
+    server, memory = pair
+    before, stop, failed = mapped_slabs(), threading.Event(), []
+    server.show(1, b"abc")
+
+    def read() -> None:
+        buffer = memoryview(bytearray(900_000))
+        while not stop.is_set():
+            memory.begin(MemoryPlace(1, 64, 900_000))
+            memory.readinto(buffer)
+            server.sock.recv(16)
+            if buffer[:3] != b"abc":
+                failed.append(bytes(buffer[:3]))
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    try:
+        while mapped_slabs() == before:
+            time.sleep(0.001)
+        for _ in range(20):
+            child = os.fork()
+            if not child:
+                os._exit(mapped_slabs())
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == before
+    finally:
+        stop.set()
+        thread.join()
+    assert not failed
     assert copied(memory, MemoryPlace(1, 64, 3)) == b"abc"
 
 

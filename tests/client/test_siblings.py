@@ -34,7 +34,7 @@ def test_an_error_of_a_worker_keeps_its_lines() -> None:
     error = pack_frame(ErrorInfo("internal", "it broke\x1b[2J\nFORGED", False))
     talker = Talker(lambda: [HEAD + CHUNKED, chunk(HELLO), chunk(error)], 0, describes=True)
     with talking(talker) as url, pytest.raises(ServerError) as caught:
-        list(DataLoader(dataset_of(url, 1.0), batch_size=None, num_workers=1))
+        list(DataLoader(dataset_of(url, 30.0), batch_size=None, num_workers=1))
     lines = str(caught.value).split("\n")
     assert lines[0].startswith("Caught ServerError in DataLoader worker")
     assert all(line.startswith("    ") for line in lines[1:])
@@ -66,7 +66,7 @@ def test_an_error_frame_shows_no_token() -> None:
     error = pack_frame(ErrorInfo("internal", f"who sent {SECRET}?", False))
     talker = Talker(lambda: [HEAD + CHUNKED, chunk(HELLO), chunk(error)], 0, describes=True)
     with talking(talker) as url, pytest.raises(ServerError, match=r"who sent \*\*\*\?"):
-        list(dataset_of(url, 1.0, token=SECRET))
+        list(dataset_of(url, 30.0, token=SECRET))
 
 
 def test_differences_without_end_are_told_in_part() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from owl_stream.errors import ContractError, SampleError
-from owl_stream.layouts.qwen.positions import IMAGE, VIDEO, PositionRule, positions, token_types
+from owl_stream.layouts.qwen.positions import (
+    IMAGE,
+    VIDEO,
+    PositionRule,
+    RowMedia,
+    positions,
+    stretches,
+    token_types,
+)
 from owl_stream.layouts.qwen.settings import QwenSettings
 from owl_stream.layouts.qwen.tensors import IMAGE_GRIDS, IMAGES, SECONDS, VIDEO_GRIDS, VIDEOS
 from owl_stream.layouts.text import attended_lengths
@@ -20,42 +29,37 @@ def check(tensors: Mapping[str, Any], settings: QwenSettings, rule: PositionRule
     """See `Layout.check`: placeholders, grids, patches, types and positions agree, row by row."""
     images = _Waiting(tensors.get(IMAGE_GRIDS), tensors.get(IMAGES), IMAGE_GRIDS, IMAGES)
     videos = _Waiting(tensors.get(VIDEO_GRIDS), tensors.get(VIDEOS), VIDEO_GRIDS, VIDEOS)
-    seconds = tensors.get(SECONDS)
-    with_media = 0
-    lengths = attended_lengths(tensors["attention_mask"])
-    for b, (ids, length) in enumerate(zip(tensors["input_ids"], lengths, strict=True)):
-        types = token_types(np.asarray(ids)[:length], settings.image_id, settings.video_id)
-        with_media += bool(types.any())
-        merged = settings.merge_size**2
-        mine = images.take(b, int(np.count_nonzero(types == IMAGE)) * merged)
-        before = videos.taken
-        clips = videos.take(b, int(np.count_nonzero(types == VIDEO)) * merged)
-        times = None if seconds is None else np.asarray(seconds)[before : videos.taken]
-        _check_row(b, types, _expected(b, types, (mine, clips, times), rule), tensors)
+    seconds, merged = tensors.get(SECONDS), settings.merge_size**2
+    lengths, ids = attended_lengths(tensors["attention_mask"]), np.asarray(tensors["input_ids"])
+    attended = np.arange(ids.shape[1]) < np.array(lengths)[:, None]
+    types = token_types(ids, settings.image_id, settings.video_id)
+    types *= attended
+    places = np.empty((3, *ids.shape), np.int64)
+    counts = [np.count_nonzero(types == kind, axis=1).tolist() for kind in (IMAGE, VIDEO)]
+    for b, (row, image_tokens, video_tokens) in enumerate(zip(stretches(types, lengths), *counts, strict=True)):
+        grids, before = images.take(b, image_tokens * merged), videos.taken
+        clips = videos.take(b, video_tokens * merged)
+        times = [1.0] * len(clips) if seconds is None else np.asarray(seconds)[before : videos.taken]
+        try:
+            positions(row, RowMedia(grids, clips, times), rule, places[:, b])
+        except SampleError as exc:
+            raise ContractError(f"row {b}: {exc.detail}") from exc
     images.finish()
     videos.finish()
-    return BatchReport(with_media, len(tensors["input_ids"]) - with_media, images.taken + videos.taken)
+    for name, want in (("mm_token_type_ids", types), ("position_ids", places)):
+        if tensors.get(name) is not None:  # else the model makes it
+            _compare(name, np.asarray(tensors[name]), want, attended)
+    with_media = int(np.count_nonzero(types.any(axis=1)))
+    return BatchReport(with_media, len(ids) - with_media, images.taken + videos.taken)
 
 
-def _expected(b: int, types: NDArray[np.int64], media: tuple[Any, Any, Any], rule: PositionRule) -> NDArray[np.int64]:
-    """A row's positions; `media`: grids of its images and of its videos, and the latters' seconds."""
-    images, videos, seconds = media
-    try:
-        return positions(types, images, videos, rule, seconds)
-    except SampleError as exc:
-        raise ContractError(f"row {b}: {exc.detail}") from exc
-
-
-def _check_row(b: int, types: NDArray[np.int64], expected: NDArray[np.int64], tensors: Mapping[str, Any]) -> None:
-    for name, want in (("mm_token_type_ids", types), ("position_ids", expected)):
-        if tensors.get(name) is None:
-            continue  # the model makes it
-        got = np.asarray(tensors[name])[..., b, : len(types)]
-        if not np.array_equal(got, want):
-            at = int(np.argwhere(np.atleast_2d(got != want).any(axis=0))[0, 0])
-            raise ContractError(
-                f"{name}, row {b}, token {at}: expected {want[..., at].tolist()}, got {got[..., at].tolist()}"
-            )
+def _compare(name: str, got: NDArray[Any], want: NDArray[np.int64], attended: NDArray[np.bool_]) -> None:
+    """Hold the attended tokens of a tensor [..., B, L] against what they must be."""
+    wrong = (got != want) & attended
+    if wrong.any():
+        b, at = np.argwhere(wrong.any(axis=tuple(range(wrong.ndim - 2))))[0].tolist()
+        expected, found = want[..., b, at].tolist(), got[..., b, at].tolist()
+        raise ContractError(f"{name}, row {b}, token {at}: expected {expected}, got {found}")
 
 
 class _Waiting:
@@ -70,7 +74,7 @@ class _Waiting:
         """The next grids, of so many patches together."""
         first, left = self.taken, patches
         while left > 0 and self.taken < len(self._grids):
-            left -= int(np.prod(self._grids[self.taken]))
+            left -= math.prod(self._grids[self.taken])
             self.taken += 1
         if left:
             raise ContractError(
@@ -81,7 +85,7 @@ class _Waiting:
 
     def finish(self) -> None:
         """Nothing is left, and the patches are those of the grids."""
-        total = sum(int(np.prod(grid)) for grid in self._grids)
+        total = sum(math.prod(grid) for grid in self._grids)
         if self.taken < len(self._grids):
             raise ContractError(
                 f"{self._name}: expected {self.taken} grids, as rows have media, got {len(self._grids)}"

@@ -15,7 +15,14 @@ from numpy.typing import NDArray
 from owl_stream.errors import SampleError
 from owl_stream.layouts.qwen.contract import check
 from owl_stream.layouts.qwen.patches import write_frame, write_patches
-from owl_stream.layouts.qwen.positions import IMAGE, PADDING, VIDEO, PositionRule, positions, token_types
+from owl_stream.layouts.qwen.positions import (
+    PADDING,
+    PositionRule,
+    RowMedia,
+    positions,
+    stretches,
+    token_types,
+)
 from owl_stream.layouts.qwen.settings import QwenSettings, settle
 from owl_stream.layouts.qwen.shown import look
 from owl_stream.layouts.qwen.sizes import (
@@ -163,29 +170,28 @@ class QwenLayout(TemplatedLayout):
     def collate(self, rows: Sequence[EncodedRow], pad_id: int, out: Mapping[str, NDArray[Any]]) -> None:
         """See `Layout.collate`."""
         collate_text(rows, pad_id, out)
-        images, videos, seconds = [], [], []
-        for b, row in enumerate(rows):
-            length = len(row.input_ids)
-            types = token_types(row.input_ids, self._settings.image_id, self._settings.video_id)
-            grids = _grids(row.visuals)
-            out["mm_token_type_ids"][b, :length], out["mm_token_type_ids"][b, length:] = types, 0
-            out["position_ids"][:, b, :length] = self._positions(types, grids[IMAGE], grids[VIDEO], grids["frames"])
-            out["position_ids"][:, b, length:] = PADDING[self._settings.positions]
-            images += grids[IMAGE]
-            videos += grids[VIDEO]
-            seconds += self._seconds(grids["frames"])
-        for name, values in ((IMAGE_GRIDS, images), (VIDEO_GRIDS, videos), (SECONDS, seconds)):
+        media = [self._media(row.visuals) for row in rows]
+        types, places = out["mm_token_type_ids"], out["position_ids"]
+        types[...] = token_types(out["input_ids"], self._settings.image_id, self._settings.video_id)
+        types *= out["attention_mask"]
+        places[...] = PADDING[self._settings.positions]
+        for b, row in enumerate(stretches(types, [len(row.input_ids) for row in rows])):
+            positions(row, media[b], self._rule, places[:, b])
+        for name, values in (
+            (IMAGE_GRIDS, [grid for row in media for grid in row.images]),
+            (VIDEO_GRIDS, [grid for row in media for grid in row.videos]),
+            (SECONDS, [second for row in media for second in row.seconds]),
+        ):
             if name in out:
                 out[name][...] = values
 
-    def _seconds(self, frames: Sequence[int]) -> list[float]:
-        return [seconds_per_grid(count, self._settings.fps) for count in frames]
-
-    def _positions(
-        self, types: NDArray[np.int64], images: Sequence[Any], videos: Sequence[Any], frames: Sequence[int]
-    ) -> NDArray[np.int64]:
-        seconds = np.array(self._seconds(frames), dtype=np.float32)
-        return positions(types, images, videos, self._rule, seconds)
+    def _media(self, visuals: Sequence[Visual]) -> RowMedia:
+        first_frames = [visual.form for visual in visuals if visual.tensor == VIDEOS and visual.form[3] == 0]
+        return RowMedia(
+            [visual.form for visual in visuals if visual.tensor == IMAGES],
+            [form[:3] for form in first_frames],
+            np.array([seconds_per_grid(form[4], self._settings.fps) for form in first_frames], dtype=np.float32),
+        )
 
     def check(self, tensors: Mapping[str, Any]) -> BatchReport:
         """See `Layout.check`."""
@@ -249,15 +255,3 @@ class Qwen35Layout(QwenLayout):
     released: ClassVar[str] = "Qwen/Qwen3.5-4B"
     split_videos: ClassVar[bool] = True
     video_tokens: ClassVar[int] = FRAME_TOKENS
-
-
-def _grids(visuals: Sequence[Visual]) -> dict[Any, list[Any]]:
-    """A row's grids by kind, and how many frames each video has."""
-    found: dict[Any, list[Any]] = {IMAGE: [], VIDEO: [], "frames": []}
-    for visual in visuals:
-        if visual.tensor == IMAGES:
-            found[IMAGE].append(visual.form)
-        elif visual.form[3] == 0:
-            found[VIDEO].append(visual.form[:3])
-            found["frames"].append(visual.form[4])
-    return found

@@ -77,70 +77,87 @@ class _Run(NamedTuple):
 
 
 def token_types(input_ids: _Ints, image_id: int, video_id: int) -> _Ints:
-    """`mm_token_type_ids` of a row: int64 [T], 1 at placeholders of images, 2 at those of videos, else 0."""
-    types: _Ints = IMAGE * (input_ids == image_id).astype(np.int64) + VIDEO * (input_ids == video_id)
+    """`mm_token_type_ids`, int64 of the shape of `input_ids`: 1 at placeholders of images, 2 at those of videos."""
+    types: _Ints = (input_ids == image_id).astype(np.int64)
+    types[input_ids == video_id] = VIDEO
     return types
 
 
-def positions(
-    types: NDArray[np.integer[Any]],
-    image_grids: _Ints | Sequence[Sequence[int]],
-    video_grids: _Ints | Sequence[Sequence[int]],
-    rule: PositionRule,
-    seconds_per_grid: NDArray[np.float32] | Sequence[float] | None = None,
-) -> _Ints:
-    """Return the positions of one unpadded row: int64 [3, T].
+class RowMedia(NamedTuple):
+    """The media of one row.
+
+    `images`: grids (t, h, w) in patches, in order, as in `image_grid_thw`; `videos`: those of `video_grid_thw`.
+    `seconds`: of each video, as in `second_per_grid_ts`. Only Qwen2.5-VL's rule reads it.
+    """
+
+    images: Sequence[Sequence[int]]
+    videos: Sequence[Sequence[int]]
+    seconds: NDArray[np.float32] | Sequence[float]
+
+
+Stretch = tuple[int, int, int]
+"""(token type, begin, end): a longest piece of a row that has one token type."""
+
+
+def stretches(types: NDArray[np.integer[Any]], lengths: Sequence[int]) -> list[list[Stretch]]:
+    """The pieces of each row; `types`: token types of a batch, [B, L], of which row b has the first `lengths[b]`."""
+    flat = np.ascontiguousarray(types).reshape(-1)
+    begins = (np.flatnonzero(flat[1:] != flat[:-1]) + 1).tolist()
+    kinds, width = flat[begins].tolist(), types.shape[1]
+    found, at = [], 0
+    for b, (length, kind) in enumerate(zip(lengths, types[:, 0].tolist(), strict=True)):
+        row, begin, first = [], 0, b * width
+        while at < len(begins) and begins[at] < first + length:
+            if (end := begins[at] - first) > 0:
+                row.append((kind, begin, end))
+                kind, begin = kinds[at], end  # noqa: PLW2901 # of the next piece
+            at += 1
+        while at < len(begins) and begins[at] < first + width:
+            at += 1  # padding
+        found.append([*row, (kind, begin, length)])
+    return found
+
+
+def positions(row: Sequence[Stretch], media: RowMedia, rule: PositionRule, out: _Ints) -> None:
+    """Write the positions of one row.
 
     Args:
-        types: the row's token types, [T]. Any two media have text between them, as the chat templates write it.
-        image_grids: (t, h, w) in patches of each image of the row, in order, as in `image_grid_thw`.
-        video_grids: those of each video, as in `video_grid_thw`.
+        row: its stretches. Any two media have text between them, as the chat templates write it.
+        media: of that row.
         rule: how the model counts.
-        seconds_per_grid: of each video, as in `second_per_grid_ts`; None is 1 each. Only Qwen2.5-VL's rule reads it.
+        out: int64 [3, L]; the row's tokens are written, and nothing behind them.
 
     Raises:
         SampleError: `media_tokens`: the runs of placeholders are not those of the grids.
     """
-    images = [_run(grid, 1, rule) for grid in image_grids]
-    videos = list(_video_runs(video_grids, seconds_per_grid, rule))
-    waiting = {IMAGE: iter(images), VIDEO: iter(videos)}
-    out = np.empty((3, len(types)), np.int64)
+    waiting = {IMAGE: iter([_run(grid, 1, rule) for grid in media.images]), VIDEO: _video_runs(media, rule)}
     position = 0
-    for kind, begin, end in _stretches(types):
-        run = None if kind == TEXT else next(waiting[kind], None)
+    for kind, begin, end in row:
         if kind == TEXT:
             out[:, begin:end] = np.arange(position, position + end - begin)
             position += end - begin
-        elif run is None or run.tokens != end - begin:
+            continue
+        run = next(waiting[kind], None)
+        if run is None or run.tokens != end - begin:
             raise _mismatch(kind, run, end - begin)
-        else:
-            run.write(out[:, begin:end], position)
-            position += run.extent(rule.release)
-    left = [(kind, run) for kind, runs in waiting.items() for run in runs]
-    if left:
-        raise _mismatch(*left[0], 0)
-    return out
+        run.write(out[:, begin:end], position)
+        position += run.extent(rule.release)
+    for kind, runs in waiting.items():
+        if (left := next(runs, None)) is not None:
+            raise _mismatch(kind, left, 0)
 
 
 def _run(grid: Sequence[int], seconds: float, rule: PositionRule) -> _Run:
-    pairs, high, wide = (int(side) for side in grid)
+    pairs, high, wide = grid
     return _Run(rule.times(pairs, seconds), high // rule.merge, wide // rule.merge)
 
 
-def _video_runs(
-    grids: _Ints | Sequence[Sequence[int]], seconds: NDArray[np.float32] | Sequence[float] | None, rule: PositionRule
-) -> Iterator[_Run]:
-    for index, (pairs, high, wide) in enumerate(grids):
+def _video_runs(media: RowMedia, rule: PositionRule) -> Iterator[_Run]:
+    for (pairs, high, wide), seconds in zip(media.videos, media.seconds, strict=True):
         if rule.split_videos:
-            yield from [_run((1, high, wide), 1, rule)] * int(pairs)
+            yield from [_run((1, high, wide), 1, rule)] * pairs
         else:
-            yield _run((pairs, high, wide), 1 if seconds is None else seconds[index], rule)
-
-
-def _stretches(types: NDArray[np.integer[Any]]) -> Iterator[tuple[int, int, int]]:
-    """The longest pieces of one type: (type, begin, end)."""
-    begins = [0, *(np.flatnonzero(types[1:] != types[:-1]) + 1).tolist()]
-    return zip(types[begins].tolist(), begins, [*begins[1:], len(types)], strict=True)
+            yield _run((pairs, high, wide), seconds, rule)
 
 
 def _mismatch(kind: int, run: _Run | None, got: int) -> SampleError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +14,17 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from owl_stream.errors import SampleError
-from owl_stream.layouts.qwen.positions import IMAGE, PADDING, TEXT, VIDEO, PositionRule, positions, token_types
+from owl_stream.layouts.qwen.positions import (
+    IMAGE,
+    PADDING,
+    TEXT,
+    VIDEO,
+    PositionRule,
+    RowMedia,
+    positions,
+    stretches,
+    token_types,
+)
 from tests.layouts.qwen.released import (
     FAMILIES,
     IMAGE_TOKEN,
@@ -65,15 +76,23 @@ VIDEOS = st.builds(Part, st.just(VIDEO), st.integers(1, 12), SIDE, SIDE, st.floa
 CONVERSATIONS = st.lists(st.one_of(WORDS, IMAGES, VIDEOS), min_size=1, max_size=8)
 
 
+def placed(types: Any, images: Any, videos: Any, rule: PositionRule, seconds: Any = None) -> np.ndarray:
+    """The positions of one row: int64 [3, T]."""
+    out = np.full((3, len(types)), -1, np.int64)
+    (row,) = stretches(np.asarray(types)[None], [len(types)])
+    positions(row, RowMedia(images, videos, [1.0] * len(videos) if seconds is None else seconds), rule, out)
+    return out
+
+
 def ours(parts: list[Part], family: str) -> np.ndarray:
     """The positions that we give a conversation."""
     rule = RULES[family]
     ids = np.array([token for part in parts for token in part.ids(rule.split_videos)])
     videos = [part for part in parts if part.kind == VIDEO]
-    return positions(
+    return placed(
         token_types(ids, IMAGE_TOKEN, VIDEO_TOKEN),
         [part.grid for part in parts if part.kind == IMAGE],
-        np.array([part.grid for part in videos]).reshape(-1, 3),
+        [part.grid for part in videos],
         rule,
         np.array([part.seconds for part in videos], np.float32),
     )
@@ -142,7 +161,7 @@ def test_v4_is_what_transformers_4_computed(golden_dir: Path) -> None:
             "v4", 2, family == "qwen3_vl", made["tokens_per_second"] if family == "qwen2_5_vl" else None
         )
         types = token_types(np.array(case["input_ids"]), IMAGE_TOKEN, VIDEO_TOKEN)
-        found = positions(types, case["image_grids"], case["video_grids"], rule, case["seconds"])
+        found = placed(types, case["image_grids"], case["video_grids"], rule, case["seconds"])
         assert found.tolist() == case["positions"], (family, case["name"])
 
 
@@ -158,7 +177,7 @@ def test_the_releases_differ_behind_a_long_video(family: str) -> None:
     """Six pairs of two by two, one second each: 5.x goes on after two positions, 4.57 after the last step of time."""
     types, video = np.array([TEXT, *[VIDEO] * 24, TEXT]), [(6, 4, 4)]
     v5, v4 = (
-        positions(types, [], video, PositionRule(release, tokens_per_second=RULES[family].tokens_per_second))
+        placed(types, [], video, PositionRule(release, tokens_per_second=RULES[family].tokens_per_second))
         for release in ("v5", "v4")
     )
     np.testing.assert_array_equal(v5[:, :-1], v4[:, :-1])
@@ -169,7 +188,7 @@ def test_the_releases_differ_behind_a_long_video(family: str) -> None:
 def test_half_seconds_are_lost_in_v4() -> None:
     """At four frames a second the pairs of a video stand at one time in 4.57, and one apart in 5.x."""
     types, video = np.array([VIDEO] * 3), [(3, 2, 2)]
-    v5, v4 = (positions(types, [], video, PositionRule(release, 2, False, 2), [0.5]) for release in ("v5", "v4"))
+    v5, v4 = (placed(types, [], video, PositionRule(release, 2, False, 2), [0.5]) for release in ("v5", "v4"))
     assert v5[0].tolist() == [0, 1, 2]
     assert v4[0].tolist() == [0, 0, 0]
 
@@ -188,5 +207,24 @@ def test_half_seconds_are_lost_in_v4() -> None:
 def test_grids_that_are_not_the_placeholders_are_named(types: list[int], images: Any, videos: Any) -> None:
     """Too many placeholders, two media in one run, a grid too many, one too few, one of the other kind."""
     with pytest.raises(SampleError) as error:
-        positions(np.array(types), images, videos, PositionRule())
+        placed(np.array(types), images, videos, PositionRule())
     assert error.value.reason == "media_tokens"
+
+
+@given(
+    st.integers(1, 9).flatmap(
+        lambda width: st.lists(
+            st.tuples(st.lists(st.integers(0, 2), min_size=width, max_size=width), st.integers(1, width)),
+            min_size=1,
+            max_size=5,
+        )
+    )
+)
+def test_stretches_are_what_grouping_gives(rows: list[tuple[list[int], int]]) -> None:
+    """Row by row, without what stands behind a row's length; a piece never goes on into the next row."""
+    found = stretches(np.array([types for types, _ in rows]), [length for _, length in rows])
+    for (types, length), pieces in zip(rows, found, strict=True):
+        expected, at = [], 0
+        for kind, group in itertools.groupby(types[:length]):
+            expected.append((kind, at, at := at + len(list(group))))
+        assert pieces == expected
