@@ -16,7 +16,7 @@ from owl_client.answers import error_from_answer
 from owl_client.body import Body, fast_body
 from owl_client.deadline import Deadline
 from owl_client.description import read_description
-from owl_client.memory import Meeting, ServerMemory
+from owl_client.memory import Meeting, ServerMemory, same_machine
 from owl_client.response import WholeResponse
 from owl_client.transport import Description, Interrupt, StreamRequest
 from owl_client.waits import LateError, Waits, connect
@@ -278,6 +278,16 @@ class HttpByteStream:
         self._memory = memory
         self._response.waits.expect_stream()
         self._body = fast_body(self._response, self._response.sock, read_s, memory, deadline)
+
+    @property
+    def on_one_machine(self) -> bool:
+        """Whether both ends of the connection have one address."""
+        return same_machine(self._response.sock)
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether frames are copied from the server's memory."""
+        return self._memory is not None
 
     def readinto(self, buffer: memoryview) -> int:
         """See `ByteStream.readinto`."""

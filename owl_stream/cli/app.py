@@ -15,7 +15,7 @@ from contextlib import suppress
 import typer
 
 from owl_stream import children
-from owl_stream.cli import bench, check, demo, fit_cost, index, inspect, pack, plan, serve, version
+from owl_stream.cli import bench, check, demo, doctor, fit_cost, index, inspect, pack, plan, serve, version
 from owl_stream.cli.terminal import guarded, say
 from owl_stream.errors import DataError, OwlStreamError, UsageError
 from owl_stream.inert import MARGIN
@@ -40,6 +40,7 @@ app.command()(check.check)
 app.command()(index.index)
 app.command()(serve.serve)
 app.command()(bench.bench)
+app.command()(doctor.doctor)
 app.command()(plan.plan)
 app.command()(fit_cost.fit_cost)
 app.command()(inspect.inspect)

@@ -57,6 +57,11 @@ class FrameParser:
         """Whether part of a frame has been read."""
         return self._filled > 0 or self._then != self._on_prefix
 
+    @property
+    def in_payload(self) -> bool:
+        """Whether part of a payload has been read."""
+        return self._then == self._on_payload and self._filled > 0
+
     def buffer(self) -> memoryview:
         """The memory that the stream's next bytes belong in."""
         return self._target[self._filled :]
