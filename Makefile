@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-long test-deepspeed check bench soak serve wheel format clean
+.PHONY: demo test test-long test-deepspeed test-trl check bench soak serve wheel format clean
 
 # The demo's data stay in ./demo, to be looked at.
 demo: $(VENV)/.demo
@@ -21,6 +21,10 @@ test-long: $(VENV)/.dev
 # The rest of the tests of trainers. DeepSpeed lies in a folder of its own, where only that test sees it.
 test-deepspeed: $(VENV)/.deepspeed
 	$(BIN)/pytest tests/trainers/test_gradients.py -k deepspeed
+
+# TRL lies in a folder of its own too: it brings pyarrow and pandas.
+test-trl: $(VENV)/.trl
+	$(BIN)/pytest tests/trainers/test_trl.py
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -76,6 +80,10 @@ $(VENV)/.bench: pyproject.toml constraints.txt | $(BIN)/python
 # Without its dependencies, most of which are there; those that are not are named. It compiles nothing for CUDA.
 $(VENV)/.deepspeed: constraints.txt | $(VENV)/.dev
 	DS_BUILD_OPS=0 $(PIP) --upgrade --target $(VENV)/deepspeed --no-deps deepspeed hjson ninja py-cpuinfo einops
+	touch $@
+
+$(VENV)/.trl: constraints.txt | $(VENV)/.dev
+	$(PIP) --upgrade --target $(VENV)/trl --no-deps trl datasets pyarrow dill multiprocess pandas python-dateutil
 	touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python

@@ -220,6 +220,23 @@ class OwlStreamDataset(IterableDataset[Batch]):
         """How reading went in this process."""
         return self._here().counters.snapshot()
 
+    def metrics(self) -> dict[str, float]:
+        """Numbers for the trainer's own log, since the last call: `wandb.log(dataset.metrics())`.
+
+        Names and units: see `ReadingMetrics.look`. Empty where no batch came. They are of this rank.
+
+        Raises:
+            RequestError: DataLoader workers read, of whose batches nothing is known here; `OwlStreamLoader.metrics`
+                knows.
+        """
+        if self._position.read_by_workers:
+            raise RequestError(
+                "metrics() knows nothing of batches that came from DataLoader workers; read through "
+                "OwlStreamLoader(dataset, num_workers=...) and call its metrics()"
+            )
+        session = self._here()
+        return session.metrics.look(self.micros_per_step)
+
     def state_dict(self, batch: Batch | None = None) -> dict[str, Any]:
         """The state after the last batch yielded in this process, or after `batch`: a plain dict, fit for JSON.
 
@@ -369,7 +386,7 @@ class OwlStreamDataset(IterableDataset[Batch]):
 
     def _yielded(self, batch: Batch) -> None:
         meta = batch.meta
-        self._here().counters.yielded(meta.rows)
+        self._here().counters.yielded(batch)
         if self._work is not None:
             self._work.took()
             if self._work.done:  # a trainer that counts batches never asks for the end

@@ -31,6 +31,9 @@ class Guard:
         self._now: dict[str, Any] | None = None
         """The states after the batch before and after the present one."""
         self._loaded: dict[str, Any] | None = None
+        self._source: OwlStreamDataset | OwlStreamLoader | None = None
+        self._logged = 0
+        """The step after which numbers were logged last."""
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Keep the state until the loaders are there."""
@@ -44,11 +47,13 @@ class Guard:
             RequestError: the checkpoint has no state of the data, or is of another share in mid-epoch.
         """
         found = [each for each in map(_dataset_of, _leaves(trainer.train_dataloader)) if each is not None]
-        self._before = self._now = None
+        self._before = self._now = self._source = None
         if not found:
             return
         dataset = found[0]
         _check_loader(trainer, dataset)
+        loader = next(_leaves(trainer.train_dataloader))
+        self._source = loader if isinstance(loader, OwlStreamLoader) else dataset
         begun = trainer.fit_loop.epoch_loop.batch_progress.current.ready
         if self._loaded is not None:
             _check_share(self._loaded, dataset, begun)
@@ -64,6 +69,15 @@ class Guard:
         """Note the batch that is about to be trained on."""
         if isinstance(batch, Batch):
             self._before, self._now = self._now, batch.meta.state
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Log what was waited for and read, as often as Lightning logs what a module says."""
+        step = trainer.global_step
+        if self._source is None or not trainer.loggers or step == self._logged or step % trainer.log_every_n_steps:
+            return
+        self._logged, found = step, self._source.metrics()
+        for logger in trainer.loggers:
+            logger.log_metrics(found, step=step)
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Save the state after the last batch that was trained on, also where an exception struck in the next."""

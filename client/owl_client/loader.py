@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import errno
 import sys
+import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from owl_client.batch import BATCHED, Batch
 from owl_client.crossing import no_room
+from owl_client.metrics import ReadingMetrics, Trained
 from owl_stream.errors import ConfigError, RequestError
 
 if TYPE_CHECKING:
@@ -64,6 +66,8 @@ class OwlStreamLoader(DataLoader[Batch]):
         options = {name: value for name, value in options.items() if name not in _SETTLED}
         super().__init__(dataset, batch_size=None, **options)
         self._stream = dataset
+        self._trained, self._waited_s = Trained(), 0.0
+        self._metrics = ReadingMetrics(self._trained, lambda: self._waited_s)
         self._state: dict[str, Any] | None = None
         """After the last batch of a pass through workers, of which the dataset in this process knows nothing."""
 
@@ -72,9 +76,13 @@ class OwlStreamLoader(DataLoader[Batch]):
         if self._state is not None:
             self._stream.go_on_behind(self._state)
             self._state = None
-        for batch in self._batches():
+        batches, began = self._batches(), time.perf_counter()
+        for batch in batches:
+            self._waited_s += time.perf_counter() - began
+            self._trained.add(batch)
             self._state = batch.meta.state
             yield batch
+            began = time.perf_counter()
 
     def _batches(self) -> Iterator[Batch]:
         try:
@@ -84,6 +92,10 @@ class OwlStreamLoader(DataLoader[Batch]):
                 raise no_room("the queues of a DataLoader", exc) from exc
             raise
         return batches
+
+    def metrics(self) -> dict[str, float]:
+        """As `OwlStreamDataset.metrics`, with workers too."""
+        return self._metrics.look(self._stream.micros_per_step)
 
     def state_dict(self) -> dict[str, Any]:
         """The state after the last batch handed out; before the first, the dataset's own."""

@@ -11,6 +11,7 @@ import torch
 from owl_client.buffers import ReceiveMemory
 from owl_client.device import make_placer, resolve_device
 from owl_client.failover import Backoff, Failover
+from owl_client.metrics import ReadingMetrics
 from owl_client.order import Order, describe_differences, name_differences
 from owl_client.receiver import Receiver
 from owl_client.source import BatchSource, Ready
@@ -43,7 +44,8 @@ class Session:
 
     def __init__(self, settings: Settings, pin: Callable[[str], bool], description: Description | None = None) -> None:
         self.pid = os.getpid()
-        self.counters = Counters()
+        self.counters = counters = Counters()
+        self.metrics = ReadingMetrics(counters.trained, lambda: counters.wait_s)
         self.description = description
         self._settings, self._pin = settings, pin
         self._failover = Failover(settings.urls, settings.give_up_after_s, settings.backoff)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from owl_stream.wire import RowInfo, Status
+from owl_client.batch import Batch
+from owl_client.metrics import Trained
+from owl_stream.wire import Status
 
 REPORTED = ("wait_s", "receive_s", "verify_s", "copy_s")
 """What goes back to the server with the next request, so that its metrics say what trainers wait for."""
@@ -37,8 +38,7 @@ class ClientStats:
 class Counters:
     """What `ClientStats` is taken from. Each number is written by one thread only."""
 
-    batches: int = 0
-    rows: Counter[Status] = field(default_factory=Counter)
+    trained: Trained = field(default_factory=Trained)
     nbytes: int = 0
     wait_s: float = 0.0
     receive_s: float = 0.0
@@ -48,17 +48,15 @@ class Counters:
     copy_s: float = 0.0
     _reported: dict[str, float] = field(default_factory=dict)
 
-    def yielded(self, rows: tuple[RowInfo, ...]) -> None:
+    def yielded(self, batch: Batch) -> None:
         """Count one batch that the trainer was given."""
-        self.batches += 1
-        for row in rows:  # `update` would first look at length what it has been given
-            self.rows[row.status] += 1
+        self.trained.add(batch)
 
     def snapshot(self) -> ClientStats:
         """The numbers now."""
         return ClientStats(
-            self.batches,
-            dict(self.rows),
+            self.trained.batches,
+            dict(self.trained.rows),
             self.nbytes,
             self.wait_s,
             self.receive_s,

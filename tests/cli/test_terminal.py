@@ -21,7 +21,7 @@ from tests.support.datasets import small_dataset
 from tests.support.patience import PATIENCE_S
 from tests.support.server import ROOT
 
-COMMANDS = ("demo", "pack", "check", "index", "serve", "bench", "plan", "fit-cost", "inspect", "version")
+COMMANDS = ("demo", "pack", "check", "index", "serve", "bench", "doctor", "plan", "fit-cost", "inspect", "version")
 
 
 def test_every_command_has_help_and_json(here: Here) -> None:

@@ -40,6 +40,7 @@ class Log:
 
     def __init__(self, directory: Path, kill_at: tuple[int, int] | None) -> None:
         directory.mkdir(parents=True, exist_ok=True)
+        self.directory = directory
         self._path, self._kill_at = directory / f"rows.{os.getpid()}", kill_at
 
     def note(self, meta: BatchMeta) -> None:

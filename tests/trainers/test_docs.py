@@ -14,7 +14,7 @@ from tests.support.datasets import small_dataset
 from tests.support.server import ServerProcess
 from tests.trainers.snippets import run, snippets
 
-ELSEWHERE = {"Hugging Face Trainer", "Accelerate", "Lightning", "DeepSpeed"}
+ELSEWHERE = {"Hugging Face Trainer", "TRL", "Accelerate", "Lightning", "DeepSpeed"}
 
 
 @pytest.fixture(scope="module")

@@ -4,13 +4,34 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from owl_client.dataset import OwlStreamDataset
-from owl_stream.errors import RequestError
+from owl_stream.errors import ConfigError, RequestError
 
 STATE_KEY = "OwlStream"
 """Where the dataset's state stands among the stateful callbacks of `trainer_state.json`."""
+
+
+def restore_weights(model: Any, checkpoint: str) -> bool:
+    """Load a checkpoint's weights by the names that its model saves them under; False where they cannot be asked.
+
+    Classes of transformers 5 save under other names than they have, for older versions to read (Qwen2.5-VL does). The
+    Trainer loads by the names that they have, warns, and goes on with the weights from before (5.23).
+
+    Raises:
+        ConfigError: weights of the model are not in the checkpoint.
+    """
+    if not isinstance(model, PreTrainedModel) or getattr(model, "hf_quantizer", None) is not None:
+        return False
+    loaded, info = type(model).from_pretrained(checkpoint, dtype=model.dtype, output_loading_info=True)
+    if missing := sorted(info["missing_keys"]):
+        raise ConfigError(
+            f"{checkpoint}: expected all weights of {type(model).__name__}, got none for {', '.join(missing[:3])}"
+            f"{f' and {len(missing) - 3} more' * (len(missing) > 3)}; resume with the model that wrote it"
+        )
+    model.load_state_dict(loaded.state_dict())
+    return True
 
 
 class Training(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,9 +13,11 @@ from transformers import Trainer, TrainingArguments
 
 from owl_client.batch import Batch
 from owl_client.dataset import OwlStreamDataset
-from owl_client.hf.checkpoint import Bookkeeper
+from owl_client.hf.checkpoint import Bookkeeper, restore_weights
 from owl_client.hf.evaluation import Evaluated
 from owl_client.hf.settings import check_evaluation, check_training
+from owl_client.hf.sft import StandIn, is_sft
+from owl_client.metrics import ReadingMetrics, Trained
 from owl_stream.errors import ConfigError
 
 IGNORED = -100
@@ -28,7 +31,7 @@ _OWN_LOSS = (
 
 
 class OwlStreamMixin:
-    """Put before `transformers.Trainer`, whose `train_dataset` is then an `OwlStreamDataset`.
+    """Put before `transformers.Trainer` or TRL's `SFTTrainer`, whose `train_dataset` is then an `OwlStreamDataset`.
 
     The dataset is read as it is: its batches are whole, its ranks and steps are its own. The gradient of a step is that
     of the mean over all supervised tokens of the global step, whatever the model's `forward` takes, and the logged
@@ -47,6 +50,10 @@ class OwlStreamMixin:
     compute_loss_func: Any
     train_dataset: Any
     eval_dataset: Any
+    model: Any
+    state: Any
+    log_reading = True
+    """Whether what was waited for and read stands beside the losses in the Trainer's log (docs/trainers.md)."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -54,12 +61,20 @@ class OwlStreamMixin:
             raise ConfigError(_OWN_LOSS.format(name=cls.__name__))
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+        if is_sft(type(self)):
+            shown = StandIn(type(self), args, kwargs)
+            super().__init__(**shown.options)
+            shown.put_back(self)
+        else:
+            super().__init__(*args, **kwargs)
         self.last_trained: dict[str, Any] | None = None
         self._weighed: torch.Tensor | None = None
         """The loss of the micro-batch that is being trained on, as its gradient shall be."""
         self._in_step = self._scale_is_right = False
         self._evaluated: Evaluated | None = None
+        self._loaded_from: str | None = None
+        self._reading_sums, self._reading_waited_s = Trained(), 0.0
+        self._reading = ReadingMetrics(self._reading_sums, lambda: self._reading_waited_s)
         self.add_callback(Bookkeeper(self))  # type: ignore[attr-defined] # of Trainer, which comes behind
 
     def get_train_dataloader(self) -> DataLoader[Batch]:
@@ -137,11 +152,41 @@ class OwlStreamMixin:
         if not isinstance(inputs, Batch):
             return super().training_step(model, inputs, *args, **kwargs)  # type: ignore[misc] # of Trainer
         self.last_trained = inputs.meta.state
+        self._reading_sums.add(inputs)
         with self._own_loss():
             loss = super().training_step(model, inputs, *args, **kwargs)  # type: ignore[misc] # of Trainer
         if not self._scale_is_right:  # once: comparing waits for the device
             self._check_scale(loss)
         return loss
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        """As Trainer's, which waits for the batches of a step here."""
+        began = time.perf_counter()
+        try:
+            return super().get_batch_samples(*args, **kwargs)  # type: ignore[misc] # of Trainer
+        finally:
+            self._reading_waited_s += time.perf_counter() - began
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """As Trainer's; beside a loss of training stands what was read since the last."""
+        if self.log_reading and "loss" in logs and isinstance(self.train_dataset, OwlStreamDataset):
+            logs = {**logs, **self._reading.look(self.train_dataset.micros_per_step)}
+        super().log(logs, *args, **kwargs)  # type: ignore[misc] # of Trainer
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, *args: Any, **kwargs: Any) -> None:
+        """As Trainer's; see `_issue_warnings_after_load`."""
+        self._loaded_from = resume_from_checkpoint
+        try:
+            super()._load_from_checkpoint(resume_from_checkpoint, *args, **kwargs)  # type: ignore[misc] # of Trainer
+        finally:
+            self._loaded_from = None
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Where Trainer would warn of weights that it has not found, and go on without them, they are loaded."""
+        found = self._loaded_from or self.state.best_model_checkpoint
+        if load_result.missing_keys and load_result.unexpected_keys and found and restore_weights(self.model, found):
+            return
+        super()._issue_warnings_after_load(load_result)  # type: ignore[misc] # of Trainer
 
     def prediction_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """As Trainer's, which would else look for labels among the names that `forward` spells out."""
