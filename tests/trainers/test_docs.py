@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from owl_client import OwlStreamDataset
 from owl_stream.cli.fit_cost import read_times
 from tests.support.datasets import small_dataset
 from tests.support.server import ServerProcess
-from tests.trainers.snippets import run, snippets
+from tests.trainers.snippets import DOCUMENT, run, snippets
 
 ELSEWHERE = {"Hugging Face Trainer", "TRL", "Accelerate", "Lightning", "DeepSpeed"}
 
@@ -37,6 +38,19 @@ def test_every_section_with_code_is_run_somewhere() -> None:
         "Equal seconds",
     }
     assert {title for title, blocks in snippets().items() if blocks} == here | ELSEWHERE
+
+
+def test_a_script_changes_by_a_dozen_lines_at_most() -> None:
+    """Of every trainer that has a section; what is added names things that are there."""
+    diffs = re.findall(r"```diff\n(.*?)```", DOCUMENT.read_text(), flags=re.DOTALL)
+    assert len(diffs) == 5
+    for diff in diffs:
+        added = [line[1:] for line in diff.splitlines() if line.startswith("+")]
+        assert 0 < len(added) <= 12
+        assert sum(line[0] in "+-" for line in diff.splitlines()) <= 12
+        for line in added:
+            for name in re.findall(r"\bOwlStream\w+|\bOwl\w*Mixin", line):
+                assert name in {"OwlStreamDataset", "OwlStreamMixin"}
 
 
 def test_the_plain_loop_trains_and_resumes(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
