@@ -3,12 +3,14 @@
     torchrun --nproc-per-node 2 examples/fsdp2.py http://loader:8000 train Qwen/Qwen2.5-VL-3B-Instruct checkpoints
 
 The server's `model` is the same one. `modality: pure`, its default, lets all ranks call the same towers in every step.
+Weights are float32, and there is no schedule of the learning rate and no activation checkpointing: add yours.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -21,7 +23,7 @@ from transformers import AutoModelForImageTextToText
 
 from owl_client import OwlStreamDataset
 
-EPOCHS, SAVE_EVERY_STEPS, ROWS = 2, 2, 1
+EPOCHS, SAVE_EVERY_STEPS, MICRO_BATCH_SIZE = 2, 200, 1
 LATEST = "latest"
 """Names the newest checkpoint that is whole: a run that is killed while it saves goes on from the one before."""
 
@@ -38,17 +40,17 @@ def main(url: str, name: str, model_name: str, directory: Path) -> None:
         fully_shard(layer)
     fully_shard(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
-    dataset = OwlStreamDataset(url, name, micro_batch_size=ROWS, device=device)
+    dataset = OwlStreamDataset(url, name, micro_batch_size=MICRO_BATCH_SIZE, device=device)
     if (directory / LATEST).exists():
         restore(directory / (directory / LATEST).read_text(), model, optimizer, dataset)
 
     while dataset.state_dict()["epoch"] < EPOCHS:
         for batch in dataset:  # the rest of the current epoch
-            whole = batch.meta.state["micro"] == 0  # the last micro-batch of a global step
-            model.set_requires_gradient_sync(whole)
+            last = batch.meta.state["micro"] == 0  # of the micro-batches of a global step
+            model.set_requires_gradient_sync(last)
             loss = model(**batch, use_cache=False).loss * batch.meta.loss_weight
             loss.backward()
-            if not whole:
+            if not last:
                 continue
             optimizer.step()
             optimizer.zero_grad()
@@ -66,6 +68,9 @@ def save(directory: Path, state: dict, model: torch.nn.Module, optimizer: torch.
         (place / "data.json").write_text(json.dumps(state))
         (directory / "next").write_text(place.name)
         (directory / "next").replace(directory / LATEST)
+        for before in directory.glob("epoch-*"):
+            if before != place:
+                shutil.rmtree(before)
     dist.barrier()
 
 

@@ -72,7 +72,7 @@ class OwlStreamDataset(IterableDataset[Batch]):
         url: `http://host:port`, or several for failover, tried in that order.
         dataset: its name on the server.
         device: where tensors go. In DataLoader workers they stay on the CPU and `batch.to(device)` finishes.
-        dtype: of `pixel_values`, normalised to [-1, 1]; `torch.uint8` leaves the pixels raw.
+        dtype: of pixels, normalised as the model's processor does; `torch.uint8` leaves them raw, 0 to 255.
         rank, world_size: of the *data-parallel* group; else `torch.distributed`, RANK and WORLD_SIZE, or 0 and 1.
         micro_batch_size: rows a batch has; None gives a rank its whole part of a global step at once.
         evaluate: every `for` is the same pass from its beginning; there is no state to load and no epoch to set.

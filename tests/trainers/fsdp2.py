@@ -35,7 +35,7 @@ def train(url: str, directory: Path, checkpoints: str, log: Log) -> None:
                 log.note(batch.meta)
                 yield batch
 
-    example.OwlStreamDataset = Logged
+    example.OwlStreamDataset, example.SAVE_EVERY_STEPS = Logged, 2
     example.main(url, "train", str(directory / "model"), directory / checkpoints)
 
 

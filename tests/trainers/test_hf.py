@@ -217,3 +217,29 @@ def test_ordinary_data_are_trained_on_and_evaluated_as_ever(tmp_path: Path) -> N
         losses.append([line["loss"] for line in trainer.state.log_history if "loss" in line])
         losses[-1].append(trainer.evaluate()["eval_loss"])
     assert losses[0] == losses[1]
+
+
+def test_weights_of_several_types_are_restored_exactly(tmp_path: Path) -> None:
+    """By the names and in the types that the model has; from what is no checkpoint of it, nothing."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from owl_client.hf.checkpoint import restore_weights
+
+    def made(vocabulary: int = 64) -> Any:
+        tiny = LlamaConfig(
+            vocab_size=vocabulary, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2
+        )
+        model = LlamaForCausalLM(tiny).to(torch.bfloat16)
+        model.lm_head.float()
+        torch.nn.init.normal_(model.lm_head.weight)
+        return model
+
+    saved, other = made(), made()
+    saved.save_pretrained(tmp_path / "saved")
+    assert restore_weights(other, str(tmp_path / "saved"))
+    for name, weight in saved.state_dict().items():
+        assert torch.equal(other.state_dict()[name], weight), name
+        assert other.state_dict()[name].dtype == weight.dtype
+    for place, model in ((tmp_path, other), (tmp_path / "saved", made(65))):
+        with pytest.raises(ConfigError, match="expected weights of LlamaForCausalLM"):
+            restore_weights(model, str(place))

@@ -57,7 +57,7 @@ def made(url: str, family: Family, output: Path, **changes: Any) -> OwlSFT:
         "max_grad_norm": 1e9,
         "use_cpu": True,
         "bf16": False,
-        "gradient_checkpointing": False,
+        "ddp_find_unused_parameters": True,
         "ddp_backend": "gloo" if "WORLD_SIZE" in os.environ else None,
         "report_to": [],
         "disable_tqdm": True,
@@ -138,8 +138,27 @@ def be_refused(url: str, directory: Path) -> None:
     ):
         with pytest.raises(ConfigError, match=message):
             made(url, family, directory / "refused", **wrong).train()
+    _be_made_of_other_classes(url, family, directory)
     with pytest.raises(ConfigError, match="expected an SFTConfig, got NoneType"):
         OwlSFT(family.model(), train_dataset=OwlStreamDataset(url), processing_class=family.tokenizer)
+
+
+def _be_made_of_other_classes(url: str, family: Family, directory: Path) -> None:
+    """A class of TRL's name, and one that takes an argument of its own."""
+
+    class Own(SFTTrainer):
+        def __init__(self, *args: Any, flavour: str, **options: Any) -> None:
+            super().__init__(*args, **options)
+            self.flavour = flavour
+
+    named = type("SFTTrainer", (OwlStreamMixin, SFTTrainer), {})
+    owning = type("OwlOwn", (OwlStreamMixin, Own), {})
+    for kind, more in ((named, {}), (owning, {"flavour": "sweet"})):
+        dataset = OwlStreamDataset(url, micro_batch_size=ROWS)
+        config = SFTConfig(output_dir=str(directory / "classes"), use_cpu=True, report_to=[])
+        trainer = kind(family.model(), config, train_dataset=dataset, processing_class=family.tokenizer, **more)
+        assert trainer.train_dataset is dataset
+    assert trainer.flavour == "sweet"
 
 
 def run_snippet(url: str, directory: Path) -> None:

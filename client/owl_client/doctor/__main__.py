@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -34,15 +35,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OwlStreamError as exc:
         print(f"owl-stream doctor: {exc}", file=sys.stderr)
         return 2
+    try:
+        return _told(case, as_json=chosen.json)
+    except BrokenPipeError:  # whoever read the output has stopped, on purpose
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _told(case: Case, *, as_json: bool) -> int:
     findings = []
     for finding in examine(case):
         findings.append(finding)
-        if not chosen.json:
+        if not as_json:
             print(*lines(finding), sep="\n", flush=True)
-    if chosen.json:
+    if as_json:
         print(json.dumps({"url": case.url, "findings": [asdict(finding) for finding in findings]}))
     else:
-        print(summary(findings))
+        print(summary(findings), flush=True)
     return int(any(finding.verdict == "fault" for finding in findings))
 
 

@@ -22,6 +22,10 @@ ANSWER_S = 15.0
 MAX_ANSWER_BYTES = 4 << 20
 
 
+class NoConnectionError(TimeoutError):
+    """Nobody took a connection in time."""
+
+
 @dataclass(frozen=True)
 class Reply:
     """An answer. `at`: by this machine's clock, in the middle of the exchange, in seconds since 1970."""
@@ -59,8 +63,21 @@ class Address:
         )
 
     def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{self.scheme}://{host}:{self.port}{self.path}"
+        return f"{self.scheme}://{self.place}{self.path}"
+
+    @property
+    def place(self) -> str:
+        """Host and port."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def speaks_tls(self) -> bool:
+        """Whether a TLS handshake succeeds there, whatever the certificate is."""
+        try:
+            connect(self.host, self.port, Deadline(ANSWER_S), without_trust(ssl.create_default_context())).close()
+        except OSError:
+            return False
+        return True
 
     @property
     def is_loopback(self) -> bool:
@@ -73,10 +90,14 @@ class Address:
         """GET a path, over a connection of its own.
 
         Raises:
+            NoConnectionError: nobody took the connection in time.
             OSError, HTTPException: it cannot be had.
         """
         deadline, began = Deadline(ANSWER_S), time.monotonic()
-        sock = connect(self.host, self.port, deadline, context)
+        try:
+            sock = connect(self.host, self.port, deadline, context)
+        except TimeoutError as exc:
+            raise NoConnectionError(str(exc)) from exc
         connected_s = time.monotonic() - began
         try:
             waits = Waits(sock, ANSWER_S, deadline)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 
 from owl_client.doctor.asking import Reply
@@ -14,8 +15,9 @@ MOST_SKEW_S = 60.0
 def skew_s(reply: Reply) -> float | None:
     """How far this machine's clock is ahead; None where the answer has no date."""
     try:
-        return reply.at - parsedate_to_datetime(reply.headers["Date"]).timestamp() - 0.5
-    except (TypeError, ValueError):
+        date = parsedate_to_datetime(reply.headers["Date"])
+        return reply.at - date.replace(tzinfo=date.tzinfo or UTC).timestamp() - 0.5
+    except (TypeError, ValueError, OverflowError):
         return None
 
 

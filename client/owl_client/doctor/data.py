@@ -18,8 +18,11 @@ from owl_client.identity import resolve_rank, resolve_share
 from owl_client.order import describe_differences, name_differences
 from owl_client.state import State, start_cursor
 from owl_client.transport import Description, Share
-from owl_stream.errors import OwlStreamError
+from owl_stream.errors import OwlStreamError, RequestError
 from owl_stream.wire import Cursor
+
+DEFAULT_DATASET = "train"
+"""`OwlStreamDataset`'s, where nothing is said."""
 
 
 @dataclass(frozen=True)
@@ -49,13 +52,17 @@ def chosen(
         yield Finding("dataset", "fault", f"no dataset {name!r}; there is: {there}", "choose one of those")
         return None
     try:
-        reply = address.ask(f"/v1/datasets/{quote(name, safe='')}", context, case.token)
+        reply = address.ask(f"/v1/datasets/{quote(name, safe='', errors='replace')}", context, case.token)
         if reply.status != 200:
             raise error_from_answer(str(address), reply.status, None, reply.body)
         description = read_description(str(address), reply.body, name)
     except (OwlStreamError, OSError, http.client.HTTPException) as exc:
         yield Finding("dataset", "fault", f"{name}: {exc}", "wait until it is indexed, or look at the server's log")
         return None
+    if case.dataset is None and name != DEFAULT_DATASET:
+        yield Finding(
+            "dataset", "note", f"the server's only dataset is {name}", f"the trainer must say dataset={name!r}"
+        )
     yield Finding(
         "dataset",
         "ok",
@@ -68,14 +75,17 @@ def chosen(
 def asked(case: Case, description: Description) -> Generator[Finding, None, Asked | None]:
     """Whether a step can be divided so, and whether the checkpoint's state belongs to these data."""
     share = None
+    remedy = "change world size, micro_batch_size, or the server's global_batch_size"
     try:
         world = case.world_size
+        if world is not None and world < 1:
+            raise RequestError(f"world_size: expected at least 1, got {world}")
         rank, world = resolve_rank(None if world is None else 0, world)
         share = resolve_share(rank, world, case.micro_batch_size, description.global_batch_size)
     except OwlStreamError as exc:
-        yield Finding(
-            "share", "fault", str(exc), "change world size, micro_batch_size, or the server's global_batch_size"
-        )
+        by_launcher = case.world_size is None and "divide" not in str(exc)
+        remedy = "set RANK and WORLD_SIZE as torchrun does, or give --world-size" if by_launcher else remedy
+        yield Finding("share", "fault", str(exc), remedy)
     else:
         micros = description.global_batch_size // (share.world_size * share.micro_batch_size)
         where = "" if case.world_size is not None or "WORLD_SIZE" not in os.environ else " (by WORLD_SIZE)"
@@ -97,10 +107,14 @@ def asked(case: Case, description: Description) -> Generator[Finding, None, Aske
 def _resumed(case: Case, description: Description, share: Share | None) -> Generator[Finding, None, Cursor | None]:
     assert case.state is not None
     try:
-        state = read_state(case.state)
+        file, state = read_state(case.state, description)
     except OwlStreamError as exc:
         yield Finding("state", "fault", str(exc), "give the checkpoint that you would resume from")
         return None
+    if state.part is not None:
+        said = f"{file}: the state of DataLoader worker {state.part.worker}, as StatefulDataLoader keeps it"
+        yield Finding("state", "note", said, "nothing: such states are read back through the same loader")
+        return state.cursor
     if state.fingerprint != description.fingerprint:
         yield _other_data(state, description)
         return None
@@ -109,7 +123,7 @@ def _resumed(case: Case, description: Description, share: Share | None) -> Gener
     except OwlStreamError as exc:
         yield Finding("state", "fault", str(exc), "resume at the old share, or from a checkpoint between steps")
         return None
-    said = f"{case.state}: of these data; the next is epoch {cursor.epoch}, step {cursor.step}"
+    said = f"{file}: of these data; the next is epoch {cursor.epoch}, step {cursor.step}"
     if state.assembly == description.assembly:
         yield Finding("state", "ok", said)
     else:

@@ -1,8 +1,11 @@
-"""The examination: from the trainer's host to its batches, step by step; what lies behind a fault is not looked at."""
+"""The examination: from the trainer's host to its batches, step by step, up to a fault that blocks later ones."""
 
 from __future__ import annotations
 
+import http.client
 from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
 
 from owl_client.doctor.asking import Address, Reply
 from owl_client.doctor.clock import clock
@@ -16,8 +19,14 @@ from owl_client.doctor.server import admitted, condition, identified
 def examine(case: Case) -> Iterator[Finding]:
     """Look at all that lies between a trainer and its batches; findings come as they are made.
 
-    Nothing of the server changes, and no batch is used up.
+    Nothing of the server changes, and no batch is used up. The token is in no finding, should a server repeat it.
     """
+    for finding in _examine(case):
+        masked = case.token.masked if case.token is not None else str
+        yield replace(finding, said=masked(finding.said), remedy=masked(finding.remedy))
+
+
+def _examine(case: Case) -> Iterator[Finding]:
     address = Address.of(case.url)
     context = case.tls.context() if address.scheme == "https" else None
     yield from shared_directory()
@@ -43,7 +52,8 @@ def _health(case: Case, address: Address, answered: Reply) -> dict[str, object]:
     found: dict[str, object] = answered.content
     if "version" not in found and case.token is not None:
         context = case.tls.context() if address.scheme == "https" else None
-        full = address.ask("/health", context, case.token).content
-        if isinstance(full, dict) and "status" in full:
-            found = full
+        with suppress(OSError, http.client.HTTPException):
+            full = address.ask("/health", context, case.token).content
+            if isinstance(full, dict) and "status" in full:
+                found = full
     return found

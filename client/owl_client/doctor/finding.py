@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from owl_client.connection import Tls, Token
+from owl_stream.errors import ConfigError
 
 Verdict = Literal["ok", "note", "fault"]
-"""`fault`: training would fail, be wrong or wait. `note`: it works, and one may want to know."""
+"""`fault`: training, or what is used beside it, fails, is wrong or waits. `note`: good to know; it works."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,9 @@ class Case:
     `url`: the server's address. `dataset`: its name; None where the server has one only. `state`: a checkpoint with the
     state of the data in it. `world_size` and `micro_batch_size` as in `OwlStreamDataset`. `needs`: samples a second
     that would keep the accelerators busy. `seconds`: how long to read batches; 0 reads none.
+
+    Raises:
+        ConfigError: `seconds` or `needs` are no such numbers.
     """
 
     url: str
@@ -40,3 +45,9 @@ class Case:
     micro_batch_size: int | None = None
     needs: float | None = None
     seconds: float = 7.0
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.seconds) and self.seconds >= 0):
+            raise ConfigError(f"seconds: expected a number from 0, got {self.seconds}")
+        if self.needs is not None and not (math.isfinite(self.needs) and self.needs > 0):
+            raise ConfigError(f"needs: expected samples a second above 0, got {self.needs}")

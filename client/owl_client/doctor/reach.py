@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import http.client
 import socket
 import ssl
@@ -9,12 +10,15 @@ from collections.abc import Generator, Iterator
 from contextlib import suppress
 from urllib.request import getproxies_environment, proxy_bypass
 
-from owl_client.doctor.asking import Address, Reply, without_trust
+from owl_client.doctor.asking import ANSWER_S, Address, NoConnectionError, Reply, without_trust
 from owl_client.doctor.clock import skew_s, skewed
 from owl_client.doctor.finding import Case, Finding
 
 DEFAULT_PORT = 8000
 """On which a server listens where its configuration says nothing."""
+
+_NO_WAY = frozenset((errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EADDRNOTAVAIL, errno.EACCES))
+"""Errors of connecting that the network gives, or this machine, and no server."""
 
 _CERTIFICATE_EXPIRED, _NOT_YET_VALID, _HOST_MISMATCH = 10, 9, (62, 64)
 """OpenSSL's numbers (x509_vfy.h)."""
@@ -27,7 +31,7 @@ def proxies(address: Address) -> Iterator[Finding]:
     if not proxy:
         return
     name = f"{address.scheme}_proxy" if address.scheme in found else "all_proxy"
-    if proxy_bypass(address.host):
+    if proxy_bypass(address.host) or proxy_bypass(address.place):
         yield Finding("proxy", "ok", f"{name} is set, and no_proxy leaves out {address.host}")
     elif address.is_loopback:
         yield Finding(
@@ -35,7 +39,8 @@ def proxies(address: Address) -> Iterator[Finding]:
             "fault",
             f"{name} is set, and {address.host} is this machine, which no proxy can reach: owl-stream connects "
             f"directly all the same, but curl, health checks and browsers started here do not",
-            f"set no_proxy=localhost,127.0.0.1,::1 (and NO_PROXY, which some programs read), or unset {name}",
+            f"set no_proxy={','.join(dict.fromkeys(('localhost', '127.0.0.1', '::1', address.host)))} (and NO_PROXY, "
+            f"which some programs read), or unset {name}",
         )
     else:
         yield Finding(
@@ -55,19 +60,26 @@ def reach(case: Case, address: Address) -> Generator[Finding, None, Reply | None
         yield Finding("name", "fault", f"{address.host} cannot be looked up: {exc.strerror}", "check the name, and DNS")
     except ssl.SSLError as exc:
         yield from _no_trust(address, context, exc)
-    except TimeoutError as exc:
+    except NoConnectionError as exc:
         yield Finding(
             "reach",
             "fault",
-            f"{address.host}:{address.port} does not answer: {exc or 'silent'}",
+            f"{address.place} does not answer: {exc}",
             "look for a firewall or security group between, and whether the host is up",
+        )
+    except TimeoutError:
+        yield Finding(
+            "reach",
+            "fault",
+            f"{address.place} takes connections and then says nothing for {ANSWER_S:g} s",
+            "look at the server: is it an owl-stream server, does it hang, and does a proxy in front of it?",
         )
     except ConnectionRefusedError:
         yield _refused(address)
     except (OSError, http.client.HTTPException) as exc:
         yield _no_answer(address, exc)
     else:
-        yield Finding("reach", "ok", f"connected to {address.host}:{address.port} in {reply.connect_s * 1e3:.1f} ms")
+        yield Finding("reach", "ok", f"connected to {address.place} in {reply.connect_s * 1e3:.1f} ms")
         if context is not None:
             yield Finding("tls", "ok", "the server's certificate is trusted")
         return reply
@@ -75,7 +87,7 @@ def reach(case: Case, address: Address) -> Generator[Finding, None, Reply | None
 
 
 def _refused(address: Address) -> Finding:
-    said = f"nothing listens at {address.host}:{address.port}"
+    said = f"nothing listens at {address.place}"
     remedy = "start the server there, or take the address that it prints when it starts"
     if address.port != DEFAULT_PORT:
         other = Address(address.scheme, address.host, DEFAULT_PORT, address.path)
@@ -94,10 +106,13 @@ def _is_ours(address: Address) -> bool:
 
 
 def _no_answer(address: Address, exc: Exception) -> Finding:
-    said = f"{address.host}:{address.port} accepts connections, but gives no answer: {type(exc).__name__}: {exc}"
-    other = Address("https" if address.scheme == "http" else "http", address.host, address.port, address.path)
-    if address.scheme == "http" and _is_ours(other):
-        return Finding("tls", "fault", f"{address.host}:{address.port} speaks TLS", f"use {other}")
+    if isinstance(exc, OSError) and exc.errno in _NO_WAY:
+        said = f"there is no way to {address.place}: {exc.strerror}"
+        return Finding("reach", "fault", said, "check the address, and this machine's network, routes and IPv6")
+    said = f"{address.place} accepts connections, but gives no answer: {type(exc).__name__}: {exc}"
+    if address.scheme == "http" and address.speaks_tls:
+        other = Address("https", address.host, address.port, address.path)
+        return Finding("tls", "fault", f"{address.place} speaks TLS", f"use {other}")
     return Finding("reach", "fault", said, "check host and port: is it an owl-stream server, and nothing in between?")
 
 
@@ -105,11 +120,11 @@ def _no_trust(address: Address, context: ssl.SSLContext | None, exc: ssl.SSLErro
     """Why TLS failed. The same server is asked without trust and without a token, for its clock."""
     if exc.reason == "WRONG_VERSION_NUMBER":
         plain = Address("http", address.host, address.port, address.path)
-        yield Finding("tls", "fault", f"{address.host}:{address.port} does not speak TLS", f"use {plain}")
+        yield Finding("tls", "fault", f"{address.place} does not speak TLS", f"use {plain}")
         return
     if not isinstance(exc, ssl.SSLCertVerificationError):
         remedy = "the server may ask for a certificate of yours: give --cert and --key, which its authority has signed"
-        yield Finding("tls", "fault", f"no TLS with {address.host}:{address.port}: {exc.reason or exc}", remedy)
+        yield Finding("tls", "fault", f"no TLS with {address.place}: {exc.reason or exc}", remedy)
         return
     skew = None
     with suppress(OSError, http.client.HTTPException):
@@ -124,4 +139,4 @@ def _no_trust(address: Address, context: ssl.SSLContext | None, exc: ssl.SSLErro
         remedy = f"use a name that the certificate has, or make one that has {address.host}"
     else:
         remedy = "give the authority that signed it: --ca FILE here, tls=Tls(ca=FILE) in the trainer"
-    yield Finding("tls", "fault", f"the certificate of {address.host}:{address.port} is refused: {why}", remedy)
+    yield Finding("tls", "fault", f"the certificate of {address.place} is refused: {why}", remedy)

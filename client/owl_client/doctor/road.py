@@ -63,6 +63,15 @@ class Journey:
         return server_waits and self.waited_s > self.seconds / 2 and not self.in_memory
 
     @property
+    def slower(self) -> str:
+        """Whom the others wait for."""
+        if self.by_link:
+            return "the link"
+        if self.server_s == self.reader_s:
+            return "unknown, as the server's metrics do not say"
+        return "the server" if self.server_s > self.reader_s else "this reader"
+
+    @property
     def mb_per_s(self) -> float:
         """10^6 bytes a second."""
         return self.nbytes / 1e6 / max(self.seconds, 1e-9)
@@ -160,9 +169,10 @@ def _waits(case: Case, dataset: str) -> tuple[float, float]:
     found = {"assembly": 0.0, "reader": 0.0}
     for line in text.splitlines():
         if line.startswith("owl_stream_stream_wait_seconds_total{") and f'dataset="{dataset}"' in line:
-            side = next((side for side in found if f'waited_for="{side}"' in line), None)
-            with suppress(ValueError):
-                found[side or ""] = float(line.rpartition(" ")[2])
+            for side in found:
+                if f'waited_for="{side}"' in line:
+                    with suppress(ValueError):
+                        found[side] = float(line.rpartition(" ")[2])
     return found["assembly"], found["reader"]
 
 
@@ -192,7 +202,7 @@ def _speed(case: Case, journey: Journey) -> Iterator[Finding]:
     said = f"{rate} in {journey.seconds:.1f} s, the first batch after {journey.first_s:.1f} s"
     enough = case.needs is not None and journey.samples_per_s >= case.needs
     if enough:
-        yield Finding("speed", "ok", f"{said}: more than the {case.needs:g} samples/s that are needed")
+        yield Finding("speed", "ok", f"{said}: at least the {case.needs:g} samples/s that are needed")
     elif journey.by_link and (case.needs is not None or journey.mb_per_s < MOST_SLOW_MB_PER_S):
         wanted = "" if case.needs is None else f", {case.needs:g} samples/s are needed"
         yield Finding(
@@ -205,12 +215,11 @@ def _speed(case: Case, journey: Journey) -> Iterator[Finding]:
         yield Finding(
             "speed",
             "fault",
-            f"{said}, {case.needs:g} samples/s are needed: the server is the slower side",
-            "give it more cores, or add a server; `owl-stream bench` says what it waits for",
+            f"{said}, {case.needs:g} samples/s are needed; slower side: {journey.slower}",
+            "where it is the server: give it more cores, or add one (`owl-stream bench` says what it waits for)",
         )
     else:
-        slower = "the link" if journey.by_link else "the server"
-        yield Finding("speed", "ok", f"{said}; slower side: {slower}")
+        yield Finding("speed", "ok", f"{said}; slower side: {journey.slower}")
 
 
 def _remedy_of(exc: OwlStreamError) -> str:

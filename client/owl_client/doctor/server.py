@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import re
 import ssl
 from collections.abc import Generator, Iterator, Mapping
 from typing import Any
@@ -66,17 +67,18 @@ def admitted(case: Case, address: Address, context: ssl.SSLContext | None) -> Ge
 
 def condition(health: Mapping[str, Any]) -> Iterator[Finding]:
     """Its version, and whether it works."""
-    yield _version(str(health.get("version", "")))
+    yield _version(health.get("version"))
     failures = health.get("failures")
-    told = "; ".join(f"{what}: {why}" for what, why in failures.items()) if isinstance(failures, dict) else ""
-    for name, each in _datasets(health).items():
-        if each.get("error"):
-            told = "; ".join(filter(None, (told, f"dataset {name}: {each['error']}")))
+    causes = [f"{what}: {why}" for what, why in failures.items()] if isinstance(failures, dict) else []
+    causes += [f"dataset {name}: {each['error']}" for name, each in _datasets(health).items() if each.get("error")]
     if health["status"] == "degraded":
         remedy = "look at the server's log; it answers again once that has passed"
-        yield Finding("health", "fault", f"batches cannot be assembled: {told or 'the server is stopping'}", remedy)
+        yield Finding(
+            "health", "fault", f"batches cannot be assembled: {'; '.join(causes) or 'the server is stopping'}", remedy
+        )
     elif health["status"] == "indexing":
-        shares = [float(each.get("progress") or 0) for each in _datasets(health).values()]
+        told = [each.get("progress") for each in _datasets(health).values()]
+        shares = [share for share in told if isinstance(share, int | float)]
         yield Finding("health", "note", f"the server is still indexing ({min(shares, default=0):.0%})", "wait for it")
     else:
         yield Finding("health", "ok", "batches can be assembled")
@@ -89,11 +91,11 @@ def _datasets(health: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     )
 
 
-def _version(theirs: str) -> Finding:
+def _version(theirs: object) -> Finding:
     remedy = "install the same version on both sides"
     if theirs == __version__:
         return Finding("version", "ok", f"both sides are {__version__}")
-    if not theirs:
+    if not isinstance(theirs, str) or not theirs:
         return Finding("version", "fault", f"the server does not say its version; this client is {__version__}", remedy)
     if _numbers(theirs) < _numbers(__version__):
         return Finding("version", "fault", f"the server is {theirs}, older than this client's {__version__}", remedy)
@@ -101,4 +103,4 @@ def _version(theirs: str) -> Finding:
 
 
 def _numbers(version: str) -> list[int]:
-    return [int(part) if part.isdigit() else 0 for part in version.split(".")]
+    return [int(part) if re.fullmatch("[0-9]{1,9}", part) else 0 for part in version.split(".")]

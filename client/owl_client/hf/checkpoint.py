@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+import torch
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from owl_client.dataset import OwlStreamDataset
@@ -20,17 +21,27 @@ def restore_weights(model: Any, checkpoint: str) -> bool:
     Trainer loads by the names that they have, warns, and goes on with the weights from before (5.23).
 
     Raises:
-        ConfigError: weights of the model are not in the checkpoint.
+        ConfigError: weights of the model are not in the checkpoint, or are of another model.
     """
     if not isinstance(model, PreTrainedModel) or getattr(model, "hf_quantizer", None) is not None:
         return False
-    loaded, info = type(model).from_pretrained(checkpoint, dtype=model.dtype, output_loading_info=True)
-    if missing := sorted(info["missing_keys"]):
+    dtypes = {weight.dtype for weight in model.parameters()}
+    exact = torch.float64 if torch.float64 in dtypes else torch.float32  # holds those of every other type unchanged
+    try:
+        loaded, info = type(model).from_pretrained(checkpoint, dtype=exact, output_loading_info=True)
+        left_out = set(getattr(model, "_keys_to_ignore_on_save", None) or ())
+        if missing := sorted(set(info["missing_keys"]) - left_out):
+            more = f" and {len(missing) - 3} more" * (len(missing) > 3)
+            raise ConfigError(
+                f"{checkpoint}: expected all weights of {type(model).__name__}, got none for "
+                f"{', '.join(missing[:3])}{more}; resume with the model that wrote it"
+            )
+        model.load_state_dict(loaded.state_dict())
+    except (OSError, RuntimeError) as exc:
         raise ConfigError(
-            f"{checkpoint}: expected all weights of {type(model).__name__}, got none for {', '.join(missing[:3])}"
-            f"{f' and {len(missing) - 3} more' * (len(missing) > 3)}; resume with the model that wrote it"
-        )
-    model.load_state_dict(loaded.state_dict())
+            f"{checkpoint}: expected weights of {type(model).__name__}: {exc!s:.300}; resume with the model that wrote "
+            f"it"
+        ) from exc
     return True
 
 

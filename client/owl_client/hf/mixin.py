@@ -184,7 +184,7 @@ class OwlStreamMixin:
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         """Where Trainer would warn of weights that it has not found, and go on without them, they are loaded."""
         found = self._loaded_from or self.state.best_model_checkpoint
-        if load_result.missing_keys and load_result.unexpected_keys and found and restore_weights(self.model, found):
+        if (load_result.missing_keys or load_result.unexpected_keys) and found and restore_weights(self.model, found):
             return
         super()._issue_warnings_after_load(load_result)  # type: ignore[misc] # of Trainer
 

@@ -24,7 +24,11 @@ _REFUSED: Mapping[str, tuple[tuple[Any, ...], str]] = {
 
 def is_sft(trainer: type) -> bool:
     """Whether a class of trainer is TRL's, or made from it."""
-    return any(base.__name__ == "SFTTrainer" and base.__module__.startswith("trl.") for base in trainer.__mro__)
+    return any(map(_is_trls, trainer.__mro__))
+
+
+def _is_trls(base: type) -> bool:
+    return base.__name__ == "SFTTrainer" and base.__module__.startswith("trl.")
 
 
 class StandIn:
@@ -35,9 +39,11 @@ class StandIn:
     """
 
     def __init__(self, trainer: type, args: tuple[Any, ...], options: dict[str, Any]) -> None:
-        sft = next(base for base in trainer.__mro__ if base.__name__ == "SFTTrainer")
-        bound = inspect.signature(sft.__init__).bind(None, *args, **options).arguments  # type: ignore[misc] # the class's
-        self.options: dict[str, Any] = {name: value for name, value in bound.items() if name != "self"}
+        signature = inspect.signature(next(filter(_is_trls, trainer.__mro__)).__init__)  # type: ignore[misc] # the class's
+        own = {name: value for name, value in options.items() if name not in signature.parameters}
+        known = {name: value for name, value in options.items() if name in signature.parameters}
+        bound = signature.bind(None, *args, **known).arguments
+        self.options: dict[str, Any] = {**{name: value for name, value in bound.items() if name != "self"}, **own}
         self._train, self._eval = self.options.get("train_dataset"), self.options.get("eval_dataset")
         self.ours = isinstance(self._train, OwlStreamDataset)
         if self.ours:
