@@ -243,3 +243,22 @@ def test_weights_of_several_types_are_restored_exactly(tmp_path: Path) -> None:
     for place, model in ((tmp_path, other), (tmp_path / "saved", made(65))):
         with pytest.raises(ConfigError, match="expected weights of LlamaForCausalLM"):
             restore_weights(model, str(place))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"accelerator_config": {"dispatch_batches": True}}, "expected dispatch_batches=False"),
+        ({"accelerator_config": {"split_batches": True}}, "expected split_batches=False"),
+        ({"dataloader_drop_last": True}, "expected dataloader_drop_last=False"),
+    ],
+)
+def test_settings_that_would_deal_batches_out_again_are_refused(
+    tmp_path: Path, wrong: dict[str, Any], message: str
+) -> None:
+    """For training and for evaluation, with the remedy."""
+    trained, evaluated = memory_dataset(WORLD), memory_dataset(WORLD, evaluate=True)
+    trainer = OwlTrainer(Named(), arguments(tmp_path, **wrong), train_dataset=trained, eval_dataset=evaluated)
+    for run in (trainer.train, trainer.evaluate):
+        with pytest.raises(ConfigError, match=message):
+            run()

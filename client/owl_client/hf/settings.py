@@ -48,7 +48,7 @@ def check_evaluation(dataset: OwlStreamDataset, args: TrainingArguments, acceler
 
 
 def check_processes(args: TrainingArguments, accelerator: Any) -> None:
-    """Every process must be one data-parallel rank that computes whole rows.
+    """Every process must be one data-parallel rank that computes whole rows, and nothing may deal batches out again.
 
     Raises:
         ConfigError: it is not.
@@ -57,6 +57,17 @@ def check_processes(args: TrainingArguments, accelerator: Any) -> None:
         raise ConfigError(
             f"one process would cut every tensor for {args.n_gpu} GPUs along its first dimension, and pixel_values "
             f"have another one than input_ids; start one process per GPU with torchrun or accelerate launch"
+        )
+    for name in ("dispatch_batches", "split_batches"):
+        if getattr(args.accelerator_config, name, None):
+            raise ConfigError(
+                f"accelerator_config: expected {name}=False, got True: every rank reads its own whole batches, which "
+                f"nobody may cut or hand around; leave it out"
+            )
+    if args.dataloader_drop_last:
+        raise ConfigError(
+            "TrainingArguments: expected dataloader_drop_last=False, got True: the plan completes the last step with "
+            "fillers, so that nothing is dropped; leave it out"
         )
     parallelism = getattr(accelerator, "parallelism_config", None)
     for name, what in (("sp_enabled", "sequence"), ("cp_enabled", "context")):
