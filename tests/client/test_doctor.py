@@ -317,6 +317,7 @@ def slow(nbytes_per_s: int) -> Callable[[Pieces, Callable[[], None]], Pieces]:
     return harm
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("nbytes_per_s", [400_000, 40_000])
 def test_a_slow_link_is_named(server: ServerProcess, nbytes_per_s: int) -> None:
     """Also where not one batch comes in the time."""
