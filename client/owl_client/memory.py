@@ -177,9 +177,9 @@ class ServerMemory:
 
     def readinto(self, buffer: memoryview) -> int:
         """Copy as much of the frame as fits, without the interpreter's lock; behind its end the server is told."""
-        if self._slab is None or not self.left:
-            return 0
         with self.at_rest:
+            if self._slab is None or not self.left:
+                return 0
             self._at += (got := self._slab.readinto(buffer[: self.left], self._at))
         if not self.left:
             self.taken()

@@ -11,6 +11,7 @@ import typer
 from owl_stream.cli.options import DatasetOption, JsonOption
 from owl_stream.cli.peer import CaOption, TokenOption
 from owl_stream.cli.terminal import emit, say
+from owl_stream.errors import ConfigError
 
 
 def doctor(
@@ -43,9 +44,15 @@ def doctor(
     state, shared memory and the speed of the link. Nothing of the server changes. Exit code 0: nothing to mend. 1: a
     fault was found. 2: a wrong call. Where only the client is installed: `python -m owl_client.doctor`.
     """
-    from owl_client.connection import Tls, Token, check_url  # noqa: PLC0415 # loads torch
-    from owl_client.doctor import Case, examine  # noqa: PLC0415
-    from owl_client.doctor.report import lines, summary  # noqa: PLC0415
+    try:
+        from owl_client.connection import Tls, Token, check_url  # noqa: PLC0415 # loads torch
+        from owl_client.doctor import Case, examine  # noqa: PLC0415
+        from owl_client.doctor.report import lines, summary  # noqa: PLC0415
+    except ModuleNotFoundError as exc:
+        raise ConfigError(
+            f"doctor: expected what a trainer has, got no module {exc.name}; run it on the trainer's host, or "
+            f"install owl-stream[client]"
+        ) from exc
 
     case = Case(
         check_url(url),

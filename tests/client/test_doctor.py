@@ -550,3 +550,23 @@ def test_of_several_states_that_of_the_dataset_is_read(server: ServerProcess, tm
     assert "step 7" in said
     torch.save({"OwlStream": ours}, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
     assert findings(server.url, state=tmp_path / "old.pt", seconds=0.0)["state"].verdict == "ok"
+
+
+def test_the_state_of_a_loaders_worker_is_held_against_the_data_too(server: ServerProcess, tmp_path: Path) -> None:
+    """Of these data it is told apart; of others it is refused as any."""
+    ours = {**OwlStreamDataset(server.url).state_dict(), "part": [0, 2, 0, 0, 0]}
+    for fingerprint, verdict in ((ours["fingerprint"], "note"), ("0" * 32, "fault")):
+        (tmp_path / "state.json").write_text(json.dumps({**ours, "fingerprint": fingerprint}))
+        found = findings(server.url, state=tmp_path / "state.json")
+        assert found["state"].verdict == verdict
+        assert ("speed" in found) == (verdict == "note")
+
+
+def test_where_torch_is_not_installed_the_command_says_what_is_needed(tmp_path: Path) -> None:
+    """A server's image has no torch."""
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").write_text("raise ModuleNotFoundError('No module', name='torch')")
+    path = os.pathsep.join(map(str, (tmp_path, ROOT, ROOT / "client")))
+    done = run("-m", "owl_stream.cli", "doctor", "http://127.0.0.1:1", PYTHONPATH=path)
+    assert done.returncode == 2
+    assert "no module torch; run it on the trainer's host, or install owl-stream[client]" in done.stderr

@@ -106,7 +106,9 @@ def test_a_loader_with_workers_knows(url: str, workers: int) -> None:
     dataset = read(url)
     loader = OwlStreamLoader(dataset, num_workers=workers)
     batches = list(loader)
-    look_at(batches, loader.metrics())
+    found = loader.metrics()
+    look_at(batches, found)
+    assert found["owl/wait_s_per_step"] > 0, "the first batch is waited for"
     if workers:
         with pytest.raises(RequestError, match="OwlStreamLoader"):
             dataset.metrics()

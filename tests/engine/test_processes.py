@@ -190,10 +190,14 @@ def test_a_worker_is_handed_a_second_job_only_where_others_are_left(
     async def run() -> None:
         harm(harmed, AT, "stall", once=reached)
         async with running(ProcessEngine(1)) as engine:
-            tasks = [asyncio.create_task(copied(engine, harmed, at)) for at in places]
+            tasks = [asyncio.create_task(copied(engine, harmed, places[0]))]
             async with asyncio.timeout(PATIENCE_S):
                 while not reached.exists():  # noqa: ASYNC110 # another process makes it
                     await asyncio.sleep(0.01)
+                tasks += [asyncio.create_task(copied(engine, harmed, at)) for at in places[1:]]
+                while engine.statistics().queued != queued:  # noqa: ASYNC110 # threads plan the jobs
+                    await asyncio.sleep(0.01)
+            await asyncio.sleep(0.2)
             assert engine.statistics().queued == queued
         await asyncio.gather(*tasks, return_exceptions=True)
 

@@ -74,27 +74,7 @@ def chosen(
 
 def asked(case: Case, description: Description) -> Generator[Finding, None, Asked | None]:
     """Whether a step can be divided so, and whether the checkpoint's state belongs to these data."""
-    share = None
-    remedy = "change world size, micro_batch_size, or the server's global_batch_size"
-    try:
-        world = case.world_size
-        if world is not None and world < 1:
-            raise RequestError(f"world_size: expected at least 1, got {world}")
-        rank, world = resolve_rank(None if world is None else 0, world)
-        share = resolve_share(rank, world, case.micro_batch_size, description.global_batch_size)
-    except OwlStreamError as exc:
-        by_launcher = case.world_size is None and "divide" not in str(exc)
-        remedy = "set RANK and WORLD_SIZE as torchrun does, or give --world-size" if by_launcher else remedy
-        yield Finding("share", "fault", str(exc), remedy)
-    else:
-        micros = description.global_batch_size // (share.world_size * share.micro_batch_size)
-        where = "" if case.world_size is not None or "WORLD_SIZE" not in os.environ else " (by WORLD_SIZE)"
-        yield Finding(
-            "share",
-            "ok",
-            f"{share.world_size} rank{'s' * (share.world_size > 1)}{where} x {micros} micro-batch"
-            f"{'es' * (micros > 1)} of {share.micro_batch_size} rows: accumulate gradients over {micros}",
-        )
+    share = yield from _share(case, description)
     start = Cursor(0, 0, 0)
     if case.state is not None:
         found = yield from _resumed(case, description, share)
@@ -104,6 +84,32 @@ def asked(case: Case, description: Description) -> Generator[Finding, None, Aske
     return None if share is None else Asked(description, share, start)
 
 
+def _share(case: Case, description: Description) -> Generator[Finding, None, Share | None]:
+    try:
+        rank, world = (0, case.world_size) if case.world_size is not None else resolve_rank(None, None)
+    except OwlStreamError as exc:
+        remedy = "set RANK and WORLD_SIZE as torchrun does, or give --world-size"
+        yield Finding("share", "fault", str(exc), remedy)
+        return None
+    try:
+        if world < 1:
+            raise RequestError(f"world_size: expected at least 1, got {world}")
+        share = resolve_share(rank, world, case.micro_batch_size, description.global_batch_size)
+    except OwlStreamError as exc:
+        remedy = "change world size, micro_batch_size, or the server's global_batch_size"
+        yield Finding("share", "fault", str(exc), remedy)
+        return None
+    micros = description.global_batch_size // (share.world_size * share.micro_batch_size)
+    where = "" if case.world_size is not None or "WORLD_SIZE" not in os.environ else " (by WORLD_SIZE)"
+    yield Finding(
+        "share",
+        "ok",
+        f"{share.world_size} rank{'s' * (share.world_size > 1)}{where} x {micros} micro-batch"
+        f"{'es' * (micros > 1)} of {share.micro_batch_size} rows: accumulate gradients over {micros}",
+    )
+    return share
+
+
 def _resumed(case: Case, description: Description, share: Share | None) -> Generator[Finding, None, Cursor | None]:
     assert case.state is not None
     try:
@@ -111,13 +117,13 @@ def _resumed(case: Case, description: Description, share: Share | None) -> Gener
     except OwlStreamError as exc:
         yield Finding("state", "fault", str(exc), "give the checkpoint that you would resume from")
         return None
-    if state.part is not None:
-        said = f"{file}: the state of DataLoader worker {state.part.worker}, as StatefulDataLoader keeps it"
-        yield Finding("state", "note", said, "nothing: such states are read back through the same loader")
-        return state.cursor
     if state.fingerprint != description.fingerprint:
         yield _other_data(state, description)
         return None
+    if state.part is not None:
+        said = f"{file}: of these data; the state of DataLoader worker {state.part.worker}, of its part of an epoch"
+        yield Finding("state", "note", said, "load it through the StatefulDataLoader that kept it")
+        return Cursor(0, 0, 0)
     try:
         cursor = state.cursor if share is None else start_cursor(state, description, share)
     except OwlStreamError as exc:

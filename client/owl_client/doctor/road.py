@@ -23,7 +23,7 @@ FIRST_BATCH_S = 60.0
 """For the first batch: the workers may be starting."""
 READ_BYTES = 1 << 20
 MOST_SLOW_MB_PER_S = 50.0
-"""A network that is the slower side and brings less is a fault whatever is needed: half of what 1 GbE can."""
+"""A network that is the slower side and brings less is a fault whatever is needed; 1 Gbit/s are 125 MB/s."""
 SHM, LEAST_SHM_BYTES = "/dev/shm", 256 << 20
 """Batches of DataLoader workers go through it; Docker gives a container 64 MB."""
 
