@@ -11,51 +11,50 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sys
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from arguments import parse
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.fsdp import fully_shard
 from transformers import AutoModelForImageTextToText
 
 from owl_client import OwlStreamDataset
 
-EPOCHS, SAVE_EVERY_STEPS, MICRO_BATCH_SIZE = 2, 200, 1
 LATEST = "latest"
 """Names the newest checkpoint that is whole: a run that is killed while it saves goes on from the one before."""
 
 
-def main(url: str, name: str, model_name: str, directory: Path) -> None:
-    """Train to the end of EPOCHS epochs, from the newest checkpoint if there is one."""
+def main() -> None:
+    """Train, from the newest checkpoint if there is one."""
+    args = parse(__doc__)
     gpu = torch.cuda.is_available()
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if gpu else torch.device("cpu")
+    device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if gpu else torch.device("cpu")
     if gpu:
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if gpu else "gloo")
-    model = AutoModelForImageTextToText.from_pretrained(model_name, dtype=torch.float32).to(device).train()
+    model = AutoModelForImageTextToText.from_pretrained(args.model, dtype=torch.float32).to(device).train()
     for layer in (*model.model.visual.blocks, *model.model.language_model.layers):
         fully_shard(layer)
     fully_shard(model)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
-    dataset = OwlStreamDataset(url, name, micro_batch_size=MICRO_BATCH_SIZE, device=device)
-    if (directory / LATEST).exists():
-        restore(directory / (directory / LATEST).read_text(), model, optimizer, dataset)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=args.learning_rate)
+    dataset = OwlStreamDataset(args.url, args.dataset, micro_batch_size=args.micro_batch_size, device=device)
+    if (args.checkpoints / LATEST).exists():
+        restore(args.checkpoints / (args.checkpoints / LATEST).read_text(), model, optimizer, dataset)
 
-    while dataset.state_dict()["epoch"] < EPOCHS:
+    while dataset.state_dict()["epoch"] < args.epochs:
         for batch in dataset:  # the rest of the current epoch
-            last = batch.meta.state["micro"] == 0  # of the micro-batches of a global step
-            model.set_requires_gradient_sync(last)
-            loss = model(**batch, use_cache=False).loss * batch.meta.loss_weight
-            loss.backward()
-            if not last:
+            at = batch.meta.state
+            model.set_requires_gradient_sync(at["micro"] == 0)  # of the micro-batches of a global step, the last
+            batch.step_loss(model(**batch, use_cache=False).loss).backward()
+            if at["micro"] != 0:
                 continue
             optimizer.step()
             optimizer.zero_grad()
-            if batch.meta.state["step"] % SAVE_EVERY_STEPS == 0:  # step 0 is an epoch's end: the state is what is next
-                save(directory, batch.meta.state, model, optimizer)
+            if at["step"] % args.save_every == 0:  # step 0 is an epoch's end: the state is what is next
+                save(args.checkpoints, at, model, optimizer)
     dist.destroy_process_group()
 
 
@@ -83,6 +82,4 @@ def restore(place: Path, model: torch.nn.Module, optimizer: torch.optim.Optimize
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 5:
-        sys.exit("usage: torchrun examples/fsdp2.py URL DATASET MODEL CHECKPOINTS")
-    main(*sys.argv[1:4], Path(sys.argv[4]))
+    main()

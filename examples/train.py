@@ -34,7 +34,7 @@ def main(url: str, name: str) -> None:
         for batch in dataset:  # the rest of the current epoch
             meta = batch.meta
             # Summed over the micro-batches of a global step: the mean over all its supervised tokens, on all ranks.
-            loss = model(**batch).loss * meta.loss_weight
+            loss = batch.step_loss(model(**batch).loss)
             loss.backward()
             step_loss += loss.item()
             if meta.state["micro"] != 0:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data._utils.collate import default_collate_fn_map
+from torch.utils.weak import WeakTensorKeyDictionary
 
+from owl_client.accumulation import divisor_of
 from owl_client.device import finish
 from owl_stream.errors import RequestError
 from owl_stream.wire import Normalise, RowInfo
@@ -25,6 +27,7 @@ class BatchMeta:
     """What a batch is and where it stands in the run.
 
     `units`: what the vision tower is given: crops, images, tiles. `vision_tokens`: how many patches it works on.
+    `micros_per_step`: batches that a rank gets of a global step, which is over how many gradients are accumulated.
     `state` is the state after this batch, ready for `load_state_dict`.
     """
 
@@ -39,6 +42,7 @@ class BatchMeta:
     step_supervised_tokens: int
     vision_tokens: int
     units: int
+    micros_per_step: int
     state: dict[str, Any]
 
     @property
@@ -65,16 +69,30 @@ class Raw:
     lengths: Mapping[str, list[int]] = field(default_factory=dict)
 
 
+_KNOWN_BY_IDS: MutableMapping[torch.Tensor, tuple[BatchMeta | None, Raw | None]] = WeakTensorKeyDictionary()
+"""What a batch is, by its `input_ids`, for as long as that tensor lives: libraries that cast leave integers alone."""
+
+
 class Batch(dict[str, Any]):
     """A dict that `model(**batch)` takes as it is.
 
     `input_ids`, `attention_mask`, `labels`: int64 [B, L]; the others are the layout's (docs/layouts.md), and those of
-    media are absent where there are none. `meta` says the rest; whoever rebuilds a batch from a bare mapping loses it.
+    media are absent where there are none. `meta` says the rest. A library may build a batch anew from its items, as
+    Lightning does to cast pixels: it keeps `meta` where `input_ids` is still the same tensor.
     """
 
     def __init__(self, tensors: Any = (), meta: BatchMeta | None = None, raw: Raw | None = None) -> None:
         super().__init__(tensors)
+        ids = self.get("input_ids")
+        if ids is not None and meta is None:
+            meta, raw = _KNOWN_BY_IDS.get(ids, (None, None))
+            if raw is not None and not any(_is_raw(self.get(name)) for name in raw.normalise):
+                raw = None
+        elif ids is not None and ids not in _KNOWN_BY_IDS:  # else it is one that stayed on its device, finished
+            _KNOWN_BY_IDS[ids] = (meta, raw)
         self._meta, self._raw = meta, raw
+        self.weighed = False
+        """Whether `step_loss` was called."""
 
     @property
     def meta(self) -> BatchMeta:
@@ -89,6 +107,23 @@ class Batch(dict[str, Any]):
             )
         return self._meta
 
+    def step_loss(self, mean_loss: torch.Tensor, trainer: Any = None) -> torch.Tensor:
+        """What to give to `backward`, so that the step's gradient is that of the mean over all its supervised tokens.
+
+        Args:
+            mean_loss: the model's loss: the mean over the supervised tokens of this batch.
+            trainer: whose `backward` is called, for it divides by the accumulation: an Accelerator, a DeepSpeed engine,
+                a Lightning Trainer (`self.trainer`). None where your loop calls `loss.backward()` itself.
+
+        Raises:
+            ConfigError: the trainer accumulates over another number of batches than a global step has, or is none of
+                these.
+        """
+        self.weighed = True
+        if not self.meta.supervised_tokens:  # the mean over none is NaN
+            mean_loss = mean_loss.nan_to_num()
+        return mean_loss * (self.meta.loss_weight * divisor_of(trainer, self.meta.micros_per_step))
+
     def to(self, device: str | torch.device, non_blocking: bool = False) -> Batch:
         """A batch with all tensors on `device`, pixels normalised if they were still raw for that; keeps `meta`."""
         moved = {key: _move(value, torch.device(device), non_blocking) for key, value in self.items()}
@@ -98,6 +133,10 @@ class Batch(dict[str, Any]):
                     moved[name] = finish(moved[name], self._raw.dtype, how)
             moved = pad_pieces(moved, self._raw.lengths)
         return Batch(moved, self._meta)
+
+
+def _is_raw(pixels: Any) -> bool:
+    return isinstance(pixels, torch.Tensor) and pixels.dtype == torch.uint8
 
 
 def _refuse_collate(batches: list[Batch], **_: Any) -> Batch:

@@ -196,6 +196,11 @@ class OwlStreamDataset(IterableDataset[Batch]):
         return made
 
     @property
+    def global_batch_size(self) -> int:
+        """Rows of a global step, on all ranks together. Asks a server, once."""
+        return self._describe().global_batch_size
+
+    @property
     def micros_per_step(self) -> int:
         """Micro-batches that each rank gets per global step: what trainers call gradient accumulation steps."""
         description = self._describe()

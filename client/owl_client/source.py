@@ -125,5 +125,6 @@ class BatchSource:
             step_supervised_tokens=header.step_supervised_tokens,
             vision_tokens=header.vision_tokens,
             units=header.units,
+            micros_per_step=order.micros,
             state={**self._state, "components": dict(order.dataset.components), **after._asdict()},
         )

@@ -17,7 +17,7 @@ from tests.support.server import ServerProcess
 
 def batch_of(tokens: torch.Tensor, vision_tokens: int) -> Batch:
     """A batch of such text, with so many vision tokens."""
-    return Batch({"input_ids": tokens}, BatchMeta(0, 0, 0, 0, 1, (), 0, 0, 0, vision_tokens, 0, {}))
+    return Batch({"input_ids": tokens}, BatchMeta(0, 0, 0, 0, 1, (), 0, 0, 0, vision_tokens, 0, 1, {}))
 
 
 def test_what_a_trainer_wrote_gives_weights(here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

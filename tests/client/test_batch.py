@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+import gc
+import io
 import pickle
+from collections import OrderedDict
 
 import pytest
 import torch
 from torch.utils.data import default_convert
 
 from owl_client import Batch, BatchMeta
-from owl_client.batch import Raw
-from owl_stream.errors import RequestError
+from owl_client.batch import _KNOWN_BY_IDS, Raw
+from owl_stream.errors import ConfigError, RequestError
 from owl_stream.wire import RowInfo
 from tests.client.world import PIXELS
 
-META = BatchMeta(1, 2, 0, 0, 1, (RowInfo("a.tar", "0", "ok", "", None),), 3, 2, 8, 4, 1, {"epoch": 1})
+META = BatchMeta(1, 2, 0, 0, 1, (RowInfo("a.tar", "0", "ok", "", None),), 3, 2, 8, 4, 1, 2, {"epoch": 1})
 
 
 def raw_batch() -> Batch:
@@ -52,6 +56,84 @@ def test_a_batch_goes_into_a_model_by_keyword() -> None:
         return sorted(tensors)
 
     assert model(**raw_batch()) == ["input_ids", "media_offset", "pixel_values"]
+
+
+def test_a_batch_whose_pixels_a_library_has_cast_is_still_known() -> None:
+    """Lightning builds one anew from its items under precision="bf16-true"; `input_ids` is the same tensor then."""
+    raw = raw_batch()
+    for batch in (raw, raw.to("cpu"), raw):
+        cast = Batch(OrderedDict((name, value) for name, value in batch.items()))
+        assert cast.meta is META
+        assert cast.to("cpu")["pixel_values"].unique().tolist() == [1.0]
+
+
+def test_a_batch_is_forgotten_with_its_tensors() -> None:
+    """Nothing grows, and tensors that somebody saves bring nothing of ours along."""
+    before = len(_KNOWN_BY_IDS)
+    batch = raw_batch()
+    assert len(_KNOWN_BY_IDS) == before + 1
+    saved = io.BytesIO()
+    torch.save(batch["input_ids"], saved)
+    assert torch.load(io.BytesIO(saved.getvalue()), weights_only=True).equal(batch["input_ids"])
+    del batch
+    gc.collect()
+    assert len(_KNOWN_BY_IDS) == before
+
+
+class Trainers:
+    """What is asked of each."""
+
+    def __init__(self, **attributes: object) -> None:
+        self.__dict__ |= attributes
+
+
+def lightning(batches: int, *, automatic: bool = True, twice: bool = False) -> Trainers:
+    """A Trainer of Lightning's."""
+    module, strategy = Trainers(automatic_optimization=automatic), Trainers(handles_gradient_accumulation=twice)
+    return Trainers(accumulate_grad_batches=batches, lightning_module=module, strategy=strategy)
+
+
+@pytest.mark.parametrize(
+    ("trainer", "times"),
+    [
+        (None, 1),
+        (Trainers(gradient_accumulation_steps=2), 2),
+        (Trainers(gradient_accumulation_steps=lambda: 2), 2),
+        (lightning(2), 2),
+        (lightning(2, twice=True), 4),
+        (lightning(1, automatic=False), 1),
+    ],
+    ids=["plain", "accelerate", "deepspeed", "lightning", "lightning-deepspeed", "lightning-manual"],
+)
+def test_a_loss_is_weighed_by_tokens_and_by_what_the_trainer_divides_by(trainer: object, times: int) -> None:
+    """Two supervised tokens of eight, on one rank. The real trainers are in tests/trainers."""
+    assert raw_batch().step_loss(torch.tensor(3.0), trainer).item() == 3.0 * 2 / 8 * times
+
+
+@pytest.mark.parametrize(
+    ("trainer", "message"),
+    [
+        (Trainers(gradient_accumulation_steps=8), "expected gradient_accumulation_steps=2.* got 8.*micros_per_step"),
+        (Trainers(gradient_accumulation_steps=lambda: 1), "expected gradient_accumulation_steps=2.* got 1"),
+        (lightning(3), "expected accumulate_grad_batches=2.* got 3"),
+        (object(), "expected an Accelerator, a DeepSpeed engine.* got a object; leave it out"),
+    ],
+)
+def test_a_wrong_accumulation_is_refused(trainer: object, message: str) -> None:
+    """Steps would be others than the plan's."""
+    with pytest.raises(ConfigError, match=message):
+        raw_batch().step_loss(torch.tensor(3.0), trainer)
+
+
+def test_a_batch_without_supervised_tokens_adds_nothing_to_a_loss() -> None:
+    """The mean over none is NaN, and so would be the log of the step."""
+    nothing = Batch({}, dataclasses.replace(META, supervised_tokens=0))
+    logits = torch.zeros(1, 4, requires_grad=True)
+    loss = nothing.step_loss(torch.nn.functional.cross_entropy(logits, torch.tensor([-100])))
+    loss.backward()
+    assert loss.item() == 0
+    assert logits.grad is not None
+    assert not logits.grad.any()
 
 
 def test_a_batch_that_was_rebuilt_says_that_its_meta_is_gone() -> None:

@@ -345,7 +345,7 @@ def test_fault_134_a_place_in_memory_that_has_too_much_to_forget() -> None:
 @pytest.mark.parametrize(("supervised", "step", "weight"), [(0, 0, 0.0), (0, 8, 0.0), (2, 8, 0.5)])
 def test_a_batch_without_labels_weighs_nothing(supervised: int, step: int, weight: float) -> None:
     """Also in a step without any: no division by what a server says."""
-    meta = BatchMeta(0, 0, 0, 0, 2, (), 3, supervised, step, 0, 0, {})
+    meta = BatchMeta(0, 0, 0, 0, 2, (), 3, supervised, step, 0, 0, 1, {})
     assert Batch({}, meta).meta.loss_weight == weight
 
 

@@ -47,8 +47,7 @@ def train(url: str, checkpoints: Path, log: Log) -> None:
         for batch in loader:
             log.note(batch.meta)
             with accelerator.accumulate(model):
-                loss = model(**batch)["loss"] * batch.meta.loss_weight
-                accelerator.backward(loss * accelerator.gradient_accumulation_steps)
+                accelerator.backward(batch.step_loss(model(**batch)["loss"], accelerator))
                 optimizer.step()
                 optimizer.zero_grad()
             state = dataset.state_dict(batch)

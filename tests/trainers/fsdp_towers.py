@@ -28,7 +28,7 @@ def train(url: str, directory: Path) -> int:
     dataset = OwlStreamDataset(url, "train", rank=dist.get_rank(), world_size=dist.get_world_size())
     steps = 0
     for batch in dataset:
-        loss = model(**batch, use_cache=False).loss * batch.meta.loss_weight
+        loss = batch.step_loss(model(**batch, use_cache=False).loss)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()

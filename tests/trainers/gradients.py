@@ -102,7 +102,7 @@ def plain(url: str, accumulation: int, model: nn.Module, objective: Callable[[An
     """The loop of docs/trainers.md, with any mean loss of a micro-batch."""
     trained, step_loss = Trained(), 0.0
     for batch in dataset_of(url, accumulation):
-        loss = objective(model, batch) * batch.meta.loss_weight
+        loss = batch.step_loss(objective(model, batch))
         loss.backward()
         step_loss += loss.item()
         if batch.meta.state["micro"] == 0:

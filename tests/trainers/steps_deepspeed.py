@@ -1,4 +1,4 @@
-"""The loop of docs/trainers.md on DeepSpeed, ZeRO stage 1, on CPUs."""
+"""The loop of docs/trainers.md on DeepSpeed, ZeRO stages 1 and 2, on CPUs."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ def zero(stage: int) -> Any:
         )
         step_loss = 0.0
         for batch in dataset:
-            loss = engine(**batch)["loss"] * batch.meta.loss_weight
-            step_loss += loss.item()
-            engine.backward(loss * engine.gradient_accumulation_steps())
+            loss = engine(**batch)["loss"]
+            step_loss += batch.step_loss(loss).item()
+            engine.backward(batch.step_loss(loss, engine))
             if engine.is_gradient_accumulation_boundary():
                 trained.note(gradients_of(owl))
                 means = torch.tensor(step_loss)
@@ -63,4 +63,4 @@ def gradients_of(owl: Named) -> dict[str, Tensor | None]:
     }
 
 
-WAYS = {"deepspeed_zero1": zero(1)}
+WAYS = {f"deepspeed_zero{stage}": zero(stage) for stage in (1, 2)}

@@ -28,7 +28,7 @@ from owl_client.lightning import STATE_KEY
 from owl_stream.errors import ConfigError, RequestError
 from tests.trainers.family import ended_by, fork
 from tests.trainers.gradients import Named, Open, Trained, dataset_of, gradients_of
-from tests.trainers.model import Log
+from tests.trainers.model import Log, steps_of
 
 EPOCHS, SAVE_STEPS, KILL_AT = 3, 3, (1, 3)
 WORKERS: dict[str, Any] = {"num_workers": 2, "multiprocessing_context": "fork"}
@@ -58,9 +58,10 @@ class Module(lightning.LightningModule):
         """The weighted loss; Lightning divides it by the accumulation."""
         if self.rows is not None:
             self.rows.note(batch.meta)
-        loss: torch.Tensor = self.model(**batch)["loss"] * batch.meta.loss_weight
-        self.step_loss += loss.item()
-        return loss * self.trainer.accumulate_grad_batches
+        loss: torch.Tensor = self.model(**batch)["loss"]
+        self.step_loss += batch.step_loss(loss).item()
+        weighed: torch.Tensor = batch.step_loss(loss, self.trainer)
+        return weighed
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         """A step's gradient is whole."""
@@ -155,11 +156,12 @@ def main(url: str, directory: Path) -> None:
 def be_refused(url: str, directory: Path) -> None:
     """Loaders, settings and checkpoints under which batches would be lost, repeated or weighed wrongly."""
 
-    def fit(read: Read, micro_batch_size: int = 2, ckpt_path: Path | None = None, **options: Any) -> None:
-        evaluated = options.pop("evaluated", None)
+    def fit(read: Read, micro_batch_size: int = 2, ckpt_path: Path | None = None, **options: Any) -> Any:
+        evaluated, log = options.pop("evaluated", None), options.pop("log", None)
         dataset = OwlStreamDataset(url, micro_batch_size=micro_batch_size)
         trainer = trainer_of(dataset, directory, **{"max_epochs": 1, **options})
-        trainer.fit(Module(Named()), read(dataset), evaluated, ckpt_path=ckpt_path)
+        trainer.fit(Module(Named(), log), read(dataset), evaluated, ckpt_path=ckpt_path)
+        return trainer
 
     for read, message in (
         (lambda dataset: DataLoader(dataset, batch_size=None, **WORKERS), r"OwlStreamLoader\(dataset, num_workers=2\)"),
@@ -175,10 +177,10 @@ def be_refused(url: str, directory: Path) -> None:
             fit(READERS["dataset"], evaluated=evaluated)
     saved, bare = directory / "saved.ckpt", directory / "bare.ckpt"
     fit(READERS["dataset"], callbacks=[ModelCheckpoint(directory, filename="saved", every_n_train_steps=3)])
-    with pytest.raises(
-        RequestError, match="in the middle of an epoch of world size 1 and micro-batches of 2, got 1 and 4"
-    ):
-        fit(READERS["dataset"], micro_batch_size=4, ckpt_path=saved)
+    for micro_batch_size in (1, 4, 8):
+        log = Log(directory / f"of-{micro_batch_size}", None)
+        assert fit(READERS["dataset"], micro_batch_size, saved, log=log).global_step == 4
+        assert set(steps_of(log.directory)) == {(0, 3)}
     checkpoint = torch.load(saved, weights_only=False)
     assert checkpoint.pop(STATE_KEY)["step"] == 3
     torch.save(checkpoint, bare)

@@ -107,9 +107,9 @@ def accelerated(url: str, accumulation: int, work: Path) -> Trained:
     model, optimizer = accelerator.prepare(owl, still(owl))
     for batch in dataset_of(url, accumulation):
         with accelerator.accumulate(model):
-            loss = model(**batch)["loss"] * batch.meta.loss_weight
-            accelerator.backward(loss * accelerator.gradient_accumulation_steps)
-            step_loss += loss.item()
+            loss = model(**batch)["loss"]
+            accelerator.backward(batch.step_loss(loss, accelerator))
+            step_loss += batch.step_loss(loss).item()
             if accelerator.sync_gradients:
                 trained.note(gradients_of(owl))
                 trained.losses.append(accelerator.reduce(torch.tensor(step_loss), "mean").item())
@@ -137,7 +137,7 @@ def ddp_no_sync(url: str, accumulation: int, work: Path) -> Trained:
     for batch in dataset_of(url, accumulation):
         whole = batch.meta.state["micro"] == 0
         model.require_backward_grad_sync = whole
-        (model(**batch)["loss"] * batch.meta.loss_weight).backward()
+        batch.step_loss(model(**batch)["loss"]).backward()
         if whole:
             trained.note(gradients_of(model))
             model.zero_grad()

@@ -167,8 +167,9 @@ def test_lightning_has_the_plain_loops_gradient(
 
 
 @pytest.mark.parametrize("share", SHARES, ids=[f"W{w}-accumulation{a}" for w, a in SHARES])
+@pytest.mark.parametrize("stage", [1, 2])
 def test_deepspeed_has_the_plain_loops_gradient(
-    share: tuple[int, int], with_deepspeed: Path, references: Callable[[str], Trained]
+    stage: int, share: tuple[int, int], with_deepspeed: Path, references: Callable[[str], Trained]
 ) -> None:
-    """ZeRO stage 1, whose gradients are float32 and lie in parts on the ranks."""
-    compare(with_deepspeed, "deepspeed_zero1", share, references("deepspeed"), 1e-6)
+    """ZeRO, whose gradients are float32 and lie in parts on the ranks."""
+    compare(with_deepspeed, f"deepspeed_zero{stage}", share, references("deepspeed"), 1e-6)

@@ -94,7 +94,7 @@ def agree(url: str, directory: Path) -> None:
     assert all(entry["owl/tokens_per_s"] > 0 for entry in logged)
     model, losses, norms, loss = family.model().train(), [], [], 0.0
     for batch in OwlStreamDataset(url, micro_batch_size=ROWS):
-        part = model(**batch).loss * batch.meta.loss_weight
+        part = batch.step_loss(model(**batch).loss)
         part.backward()
         loss += part.item()
         if batch.meta.state["micro"] == 0:

@@ -5,7 +5,7 @@
 Importing this imports transformers; nothing else of owl_client does.
 """
 
-from owl_client.hf.checkpoint import STATE_KEY
+from owl_client.hf.checkpoint import STATE_KEY, newest_checkpoint
 from owl_client.hf.mixin import OwlStreamMixin
 
-__all__ = ["STATE_KEY", "OwlStreamMixin"]
+__all__ = ["STATE_KEY", "OwlStreamMixin", "newest_checkpoint"]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -12,6 +15,24 @@ from owl_stream.errors import ConfigError, RequestError
 
 STATE_KEY = "OwlStream"
 """Where the dataset's state stands among the stateful callbacks of `trainer_state.json`."""
+
+_NAME = re.compile(r"checkpoint-([0-9]+)$")
+
+
+def newest_checkpoint(directory: str | Path) -> str | None:
+    """The newest checkpoint of the Trainer's in `directory` that is whole: for `train(resume_from_checkpoint=...)`.
+
+    The Trainer writes `trainer_state.json` last. Where it was killed while it saved, that is missing or cut short, and
+    the checkpoint before is the newest. None where there is none, which begins anew.
+    """
+    found = {int(match[1]): path for path in Path(directory).glob("checkpoint-*") if (match := _NAME.match(path.name))}
+    for _, path in sorted(found.items(), reverse=True):
+        try:
+            json.loads((path / "trainer_state.json").read_text())
+        except (OSError, ValueError):
+            continue
+        return str(path)
+    return None
 
 
 def restore_weights(model: Any, checkpoint: str) -> bool:

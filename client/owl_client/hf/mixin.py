@@ -13,7 +13,7 @@ from transformers import Trainer, TrainingArguments
 
 from owl_client.batch import Batch
 from owl_client.dataset import OwlStreamDataset
-from owl_client.hf.checkpoint import Bookkeeper, restore_weights
+from owl_client.hf.checkpoint import Bookkeeper, newest_checkpoint, restore_weights
 from owl_client.hf.evaluation import Evaluated
 from owl_client.hf.settings import check_evaluation, check_training
 from owl_client.hf.sft import StandIn, is_sft
@@ -77,6 +77,12 @@ class OwlStreamMixin:
         self._reading = ReadingMetrics(self._reading_sums, lambda: self._reading_waited_s)
         self.add_callback(Bookkeeper(self))  # type: ignore[attr-defined] # of Trainer, which comes behind
 
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """As Trainer's; True resumes from the newest checkpoint that is whole, where Trainer takes the newest."""
+        if resume_from_checkpoint is True and isinstance(self.train_dataset, OwlStreamDataset):
+            resume_from_checkpoint = newest_checkpoint(self.args.output_dir) or True
+        return super().train(resume_from_checkpoint, *args, **kwargs)  # type: ignore[misc] # of Trainer
+
     def get_train_dataloader(self) -> DataLoader[Batch]:
         """The dataset behind a DataLoader that neither batches nor shards.
 
@@ -138,7 +144,7 @@ class OwlStreamMixin:
             )
         loss, outputs = self.mean_loss(model, inputs)
         if self._in_step:
-            loss = loss * inputs.meta.loss_weight
+            loss = inputs.step_loss(loss)
             self._weighed = loss.detach()
             loss = loss * self._divisor(num_items_in_batch)
         return (loss, outputs) if return_outputs else loss

@@ -1,8 +1,4 @@
-"""For Lightning: a callback that ties the data to its checkpoints, and refuses what would lose or repeat batches.
-
-Lightning adds it to every Trainer by itself (entry point `callbacks_factory`), and it does nothing for other data. Only
-the factories import Lightning: `lightning` and `pytorch_lightning` have a class `Callback` each.
-"""
+"""The callback: it ties the data to Lightning's checkpoints, and refuses what would lose or repeat batches."""
 
 from __future__ import annotations
 
@@ -34,6 +30,7 @@ class Guard:
         self._source: OwlStreamDataset | OwlStreamLoader | None = None
         self._logged = 0
         """The step after which numbers were logged last."""
+        self._warned = False
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Keep the state until the loaders are there."""
@@ -44,7 +41,7 @@ class Guard:
 
         Raises:
             ConfigError: a loader or a setting under which batches would be lost, repeated or weighed wrongly.
-            RequestError: the checkpoint has no state of the data, or is of another share in mid-epoch.
+            RequestError: the checkpoint has no state of the data, or was cut for another share in mid-step.
         """
         found = [each for each in map(_dataset_of, _leaves(trainer.train_dataloader)) if each is not None]
         self._before = self._now = self._source = None
@@ -54,10 +51,10 @@ class Guard:
         _check_loader(trainer, dataset)
         loader = next(_leaves(trainer.train_dataloader))
         self._source = loader if isinstance(loader, OwlStreamLoader) else dataset
-        begun = trainer.fit_loop.epoch_loop.batch_progress.current.ready
         if self._loaded is not None:
-            _check_share(self._loaded, dataset, begun)
             dataset.load_state_dict(self._loaded)
+            if not self._loaded["micro"]:
+                _count_in_new_batches(self._loaded, dataset, trainer)
             self._now, self._loaded = self._loaded, None
         elif trainer.ckpt_path is not None:
             raise RequestError(
@@ -72,6 +69,12 @@ class Guard:
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Log what was waited for and read, as often as Lightning logs what a module says."""
+        if isinstance(batch, Batch) and not (batch.weighed or self._warned):
+            self._warned = True
+            log.warning(
+                "training_step has not called batch.step_loss(loss, self.trainer): unless it weighs the loss by itself, "
+                "every micro-batch counts as much as any other, whatever tokens are learned in it"
+            )
         step = trainer.global_step
         if self._source is None or not trainer.loggers or step == self._logged or step % trainer.log_every_n_steps:
             return
@@ -106,20 +109,6 @@ class Guard:
     def on_predict_start(self, trainer: Any, pl_module: Any) -> None:
         """As validation."""
         _check_evaluation("predict_dataloaders", trainer.predict_dataloaders)
-
-
-def callbacks() -> list[Any]:
-    """For `lightning`."""
-    from lightning.pytorch.callbacks import Callback  # noqa: PLC0415 # importing owl_client must not import Lightning
-
-    return [type("OwlStreamGuard", (Guard, Callback), {})()]
-
-
-def pytorch_lightning_callbacks() -> list[Any]:
-    """For `pytorch_lightning`."""
-    from pytorch_lightning.callbacks import Callback  # noqa: PLC0415 # as above
-
-    return [type("OwlStreamGuard", (Guard, Callback), {})()]
 
 
 def _leaves(loaders: Any) -> Iterator[Any]:
@@ -166,16 +155,16 @@ def _check_loader(trainer: Any, dataset: OwlStreamDataset) -> None:
         )
 
 
-def _check_share(state: Mapping[str, Any], dataset: OwlStreamDataset, begun: int) -> None:
-    """Lightning counts batches, so in mid-epoch it takes up its count only where a step has as many as before."""
+def _count_in_new_batches(state: Mapping[str, Any], dataset: OwlStreamDataset, trainer: Any) -> None:
+    """Lightning counts batches within an epoch. Where a step now has another number of them, its count follows."""
     now = dataset.state_dict()
-    was, share = ((each["world_size"], each["micro_batch_size"]) for each in (state, now))
-    if was != share and begun and (state["step"], state["micro"]) != (0, 0):
-        raise RequestError(
-            f"the checkpoint lies in the middle of an epoch of world size {was[0]} and micro-batches of {was[1]}, got "
-            f"{share[0]} and {share[1]}: Lightning goes on with its old count of batches; resume with the old ones, or "
-            f"from a checkpoint at the end of an epoch"
-        )
+    before, after = (
+        dataset.global_batch_size // (each["world_size"] * each["micro_batch_size"]) for each in (state, now)
+    )
+    current = trainer.fit_loop.epoch_loop.batch_progress.current
+    at, waiting = current.ready, current.ready - current.completed  # a callback may save before a batch is completed
+    current.ready = current.started = current.processed = at // before * after
+    current.completed = current.ready - waiting
 
 
 def _check_evaluation(name: str, loaders: Any) -> None:
