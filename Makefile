@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-long test-deepspeed test-trl check bench soak serve wheel format clean
+.PHONY: demo test test-long test-trainers check bench soak serve wheel format clean
 
 # The demo's data stay in ./demo, to be looked at.
 demo: $(VENV)/.demo
@@ -12,19 +12,15 @@ demo: $(VENV)/.demo
 
 # Tests mostly wait for processes and clocks: two files at a time.
 test: $(VENV)/.dev
-	$(BIN)/pytest -n 2 --dist loadfile -m "not long"
+	$(BIN)/pytest -n 2 --dist loadfile -m "not long and not trainers"
 
 # Those that wait for minutes, until a peer is given up or a run hangs.
 test-long: $(VENV)/.dev
-	$(BIN)/pytest -n 2 --dist loadfile -m long
+	$(BIN)/pytest -n 2 --dist loadfile -m "long and not trainers"
 
-# The rest of the tests of trainers. DeepSpeed lies in a folder of its own, where only that test sees it.
-test-deepspeed: $(VENV)/.deepspeed
-	$(BIN)/pytest tests/trainers/test_gradients.py -k deepspeed
-
-# TRL lies in a folder of its own too: it brings pyarrow and pandas.
-test-trl: $(VENV)/.trl
-	$(BIN)/pytest tests/trainers/test_trl.py
+# Every trainer by its own launcher. DeepSpeed and TRL lie in folders of their own, where only their tests see them.
+test-trainers: $(VENV)/.deepspeed $(VENV)/.trl
+	$(BIN)/pytest -m trainers tests/trainers
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

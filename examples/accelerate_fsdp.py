@@ -32,6 +32,7 @@ def main() -> None:
     latest: Path = args.checkpoints / "latest"
     if latest.exists():
         accelerator.load_state(args.checkpoints / latest.read_text())
+        accelerator.step = 0  # it counts batches; a step had another number of them where there were other ranks
 
     while dataset.state_dict()["epoch"] < args.epochs:
         for batch in dataset:  # the rest of the current epoch

@@ -22,5 +22,6 @@ def parse(description: str | None) -> argparse.Namespace:
     parser.add_argument("--save-every", type=int, default=200, help="global steps")
     parser.add_argument("--micro-batch-size", type=int, default=1, help="rows that a rank computes at once")
     parser.add_argument("--zero-stage", type=int, default=2, choices=[1, 2, 3], help="deepspeed_zero.py only")
+    parser.add_argument("--universal", action="store_true", help="deepspeed_zero.py only")
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # some launchers add it
     return parser.parse_args()

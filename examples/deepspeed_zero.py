@@ -1,6 +1,11 @@
-"""Fine-tune a vision-language model on DeepSpeed, ZeRO stage 1, 2 or 3. Killed, it goes on.
+"""Fine-tune a vision-language model on DeepSpeed, ZeRO stage 1, 2 or 3. Killed, it goes on, on any number of ranks.
 
-deepspeed examples/deepspeed_zero.py http://loader:8000 train Qwen/Qwen2.5-VL-3B-Instruct checkpoints --zero-stage 3
+    deepspeed examples/deepspeed_zero.py http://loader:8000 train Qwen/Qwen2.5-VL-3B-Instruct checkpoints --zero-stage 3
+
+DeepSpeed's checkpoint is for as many ranks as wrote it. To go on with others, convert it first, and add --universal:
+
+    python -m deepspeed.checkpoint.ds_to_universal --inject_missing_state \\
+        --input_folder checkpoints/global_step200 --output_folder checkpoints/global_step200_universal
 """
 
 from __future__ import annotations
@@ -27,6 +32,7 @@ def main() -> None:
             "gradient_accumulation_steps": dataset.micros_per_step,
             "optimizer": {"type": "AdamW", "params": {"lr": args.learning_rate, "torch_adam": True}},
             "zero_optimization": {"stage": args.zero_stage},
+            "checkpoint": {"load_universal": args.universal},
         },
     )
     if (args.checkpoints / "latest").exists():  # DeepSpeed writes it when all ranks have written theirs

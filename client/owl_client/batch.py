@@ -116,13 +116,14 @@ class Batch(dict[str, Any]):
                 a Lightning Trainer (`self.trainer`). None where your loop calls `loss.backward()` itself.
 
         Raises:
-            ConfigError: the trainer accumulates over another number of batches than a global step has, or is none of
-                these.
+            ConfigError: the trainer accumulates over another number of batches than a global step has, steps
+                elsewhere than at its end, or is none of these.
         """
         self.weighed = True
         if not self.meta.supervised_tokens:  # the mean over none is NaN
             mean_loss = mean_loss.nan_to_num()
-        return mean_loss * (self.meta.loss_weight * divisor_of(trainer, self.meta.micros_per_step))
+        divisor = divisor_of(trainer, self.meta.micros_per_step, ends_step=self.meta.state["micro"] == 0)
+        return mean_loss * (self.meta.loss_weight * divisor)
 
     def to(self, device: str | torch.device, non_blocking: bool = False) -> Batch:
         """A batch with all tensors on `device`, pixels normalised if they were still raw for that; keeps `meta`."""

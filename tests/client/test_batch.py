@@ -19,7 +19,7 @@ from owl_stream.errors import ConfigError, RequestError
 from owl_stream.wire import RowInfo
 from tests.client.world import PIXELS
 
-META = BatchMeta(1, 2, 0, 0, 1, (RowInfo("a.tar", "0", "ok", "", None),), 3, 2, 8, 4, 1, 2, {"epoch": 1})
+META = BatchMeta(1, 2, 0, 0, 1, (RowInfo("a.tar", "0", "ok", "", None),), 3, 2, 8, 4, 1, 2, {"micro": 0})
 
 
 def raw_batch() -> Batch:
@@ -87,6 +87,16 @@ class Trainers:
         self.__dict__ |= attributes
 
 
+def accelerate(batches: int, *, ends: bool = True) -> Trainers:
+    """An Accelerator."""
+    return Trainers(gradient_accumulation_steps=batches, sync_gradients=ends)
+
+
+def deepspeed(batches: int, *, ends: bool = True) -> Trainers:
+    """DeepSpeed's engine."""
+    return Trainers(gradient_accumulation_steps=lambda: batches, is_gradient_accumulation_boundary=lambda: ends)
+
+
 def lightning(batches: int, *, automatic: bool = True, twice: bool = False) -> Trainers:
     """A Trainer of Lightning's."""
     module, strategy = Trainers(automatic_optimization=automatic), Trainers(handles_gradient_accumulation=twice)
@@ -97,8 +107,8 @@ def lightning(batches: int, *, automatic: bool = True, twice: bool = False) -> T
     ("trainer", "times"),
     [
         (None, 1),
-        (Trainers(gradient_accumulation_steps=2), 2),
-        (Trainers(gradient_accumulation_steps=lambda: 2), 2),
+        (accelerate(2), 2),
+        (deepspeed(2), 2),
         (lightning(2), 2),
         (lightning(2, twice=True), 4),
         (lightning(1, automatic=False), 1),
@@ -113,8 +123,10 @@ def test_a_loss_is_weighed_by_tokens_and_by_what_the_trainer_divides_by(trainer:
 @pytest.mark.parametrize(
     ("trainer", "message"),
     [
-        (Trainers(gradient_accumulation_steps=8), "expected gradient_accumulation_steps=2.* got 8.*micros_per_step"),
-        (Trainers(gradient_accumulation_steps=lambda: 1), "expected gradient_accumulation_steps=2.* got 1"),
+        (accelerate(8), "expected gradient_accumulation_steps=2.* got 8.*micros_per_step"),
+        (accelerate(2, ends=False), r"the trainer goes on accumulating.*accelerator\.step = 0 after load_state"),
+        (deepspeed(1), "expected gradient_accumulation_steps=2.* got 1"),
+        (deepspeed(2, ends=False), "the trainer goes on accumulating"),
         (lightning(3), "expected accumulate_grad_batches=2.* got 3"),
         (object(), "expected an Accelerator, a DeepSpeed engine.* got a object; leave it out"),
     ],

@@ -131,7 +131,7 @@ def main(url: str, directory: Path, library: str) -> None:
         assert ends == [0] * world_size, (library, world_size, accumulation, ends)
     if section := getattr(module, "SECTION", ""):
         os.chdir(directory)
-        assert in_ranks(lambda: print(snippets.run(section, url).dataset), 1) == [0], section
+        assert in_ranks(lambda: print(snippets.run(section, url)), 1) == [0], section
 
 
 if __name__ == "__main__":

@@ -25,9 +25,10 @@ from torchmetrics import MeanMetric
 
 from owl_client import OwlStreamDataset, OwlStreamLoader
 from owl_client.lightning import STATE_KEY
+from owl_client.lightning.data import OwlStreamDataModule
 from owl_stream.errors import ConfigError, RequestError
 from tests.trainers.family import ended_by, fork
-from tests.trainers.gradients import Named, Open, Trained, dataset_of, gradients_of
+from tests.trainers.gradients import ROWS, Named, Open, Trained, dataset_of, gradients_of
 from tests.trainers.model import Log, steps_of
 
 EPOCHS, SAVE_STEPS, KILL_AT = 3, 3, (1, 3)
@@ -85,15 +86,16 @@ class Module(lightning.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=self.lr)
 
 
-def trainer_of(dataset: OwlStreamDataset, work: Path, **options: Any) -> lightning.Trainer:
-    """A Trainer on this rank's CPU."""
+def trainer_of(dataset: OwlStreamDataset | None, work: Path, **options: Any) -> lightning.Trainer:
+    """A Trainer on this rank's CPU; with a data module it is not told over what to accumulate."""
     warnings.filterwarnings("ignore")
+    if dataset is not None:
+        options["accumulate_grad_batches"] = dataset.micros_per_step
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     return lightning.Trainer(
         accelerator="cpu",
         devices=world_size,
         strategy="ddp_find_unused_parameters_true" if world_size > 1 else "auto",
-        accumulate_grad_batches=dataset.micros_per_step,
         default_root_dir=work,
         logger=False,
         enable_progress_bar=False,
@@ -118,7 +120,21 @@ def way(model_type: type[Named], read: Read) -> Callable[[str, int, Path], Train
     return train
 
 
+def data_module(url: str, accumulation: int, work: Path) -> Trained:
+    """One epoch by the data module, which finds ranks and accumulation by itself."""
+    rows = ROWS // (accumulation * int(os.environ.get("WORLD_SIZE", "1")))
+    module, data = Module(Open()), OwlStreamDataModule(url, val="train", test="train", micro_batch_size=rows)
+    trainer = trainer_of(None, work, max_epochs=1, enable_checkpointing=False)
+    trainer.fit(module, datamodule=data)
+    assert trainer.accumulate_grad_batches == accumulation
+    whole = [(0, step) for step in range(4) for _ in range(accumulation)]
+    assert module.validated == [whole[:2], whole], module.validated
+    module.trained.losses.append(trainer.callback_metrics["val_loss"].item())
+    return module.trained
+
+
 WAYS = {
+    "lightning_data_module": data_module,
     "lightning": way(Named, READERS["dataset"]),
     "lightning_kwargs": way(Open, READERS["loader"]),
     "lightning_workers": way(Open, READERS["our_loader_workers"]),
@@ -151,6 +167,15 @@ def main(url: str, directory: Path) -> None:
             pid = fork(lambda: run(url, read, place / checkpoints, Log(log, None), save))  # noqa: B023
             assert ended_by(pid) == 0, (name, part)
     assert ended_by(fork(lambda: be_refused(url, directory / "refused"))) == 0
+    assert ended_by(fork(lambda: cast(url, directory / "cast"))) == 0
+
+
+def cast(url: str, directory: Path) -> None:
+    """Where Lightning casts inputs it builds batches anew, with no more than their tensors."""
+    log = Log(directory, None)
+    trainer = trainer_of(None, directory, max_epochs=1, precision="64-true")
+    trainer.fit(Module(Open(), log), datamodule=OwlStreamDataModule(url, micro_batch_size=2))
+    assert sorted(steps_of(directory)) == [(0, step) for step in range(4)]
 
 
 def be_refused(url: str, directory: Path) -> None:

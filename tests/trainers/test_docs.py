@@ -50,7 +50,7 @@ def test_a_script_changes_by_a_dozen_lines_at_most() -> None:
         assert sum(line[0] in "+-" for line in diff.splitlines()) <= 12
         for line in added:
             for name in re.findall(r"\bOwlStream\w+|\bOwl\w*Mixin", line):
-                assert name in {"OwlStreamDataset", "OwlStreamMixin"}
+                assert name in {"OwlStreamDataset", "OwlStreamMixin", "OwlStreamDataModule"}
 
 
 def test_the_plain_loop_trains_and_resumes(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

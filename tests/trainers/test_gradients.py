@@ -123,7 +123,7 @@ def with_lightning(url: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def with_deepspeed(url: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where DeepSpeed has left its."""
     if not DEEPSPEED.is_dir():
-        pytest.skip("DeepSpeed is not installed in this environment: `make test-deepspeed` does that")
+        pytest.skip("DeepSpeed is not installed in this environment: `make test-trainers` does that")
     return run(url, tmp_path_factory.mktemp("deepspeed"), "steps_deepspeed")
 
 
@@ -157,7 +157,7 @@ def test_a_step_has_the_plain_loops_gradient(
 
 
 @pytest.mark.parametrize("share", SHARES, ids=[f"W{w}-accumulation{a}" for w, a in SHARES])
-@pytest.mark.parametrize("way", ["lightning", "lightning_kwargs", "lightning_workers"])
+@pytest.mark.parametrize("way", ["lightning", "lightning_kwargs", "lightning_workers", "lightning_data_module"])
 def test_lightning_has_the_plain_loops_gradient(
     url: str, way: str, share: tuple[int, int], with_lightning: Path, references: Callable[[str], Trained]
 ) -> None:
@@ -168,6 +168,7 @@ def test_lightning_has_the_plain_loops_gradient(
 
 @pytest.mark.parametrize("share", SHARES, ids=[f"W{w}-accumulation{a}" for w, a in SHARES])
 @pytest.mark.parametrize("stage", [1, 2])
+@pytest.mark.trainers
 def test_deepspeed_has_the_plain_loops_gradient(
     stage: int, share: tuple[int, int], with_deepspeed: Path, references: Callable[[str], Trained]
 ) -> None:

@@ -1,15 +1,11 @@
 """A fine-tuning script on TRL's SFTTrainer, with a tiny Qwen2.5-VL.
 
-`python -m tests.trainers.trl_sft URL DIRECTORY` trains two ranks until SIGKILL strikes both, goes on in one process
-until SIGKILL strikes it, then on two ranks to the end; trains undisturbed; and tries what must be refused. What was
-trained on is left in DIRECTORY.
+`python -m tests.trainers.trl_sft WORK URL DIRECTORY` runs one of the functions below.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -23,22 +19,12 @@ from owl_client.hf import OwlStreamMixin
 from owl_stream.errors import ConfigError
 from tests.support.families import Family, make_family
 from tests.trainers import snippets
-from tests.trainers.family import ended_by, fork, in_ranks
-from tests.trainers.model import Log
 
-EPOCHS, ROWS, KILLS = 2, 2, ((0, 3), (1, 2))
+ROWS = 2
 
 
 class OwlSFT(OwlStreamMixin, SFTTrainer):
-    """SFTTrainer as users make it, that also logs rows."""
-
-    rows: Log | None = None
-
-    def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        """Log the rows first."""
-        if self.rows is not None:
-            self.rows.note(inputs.meta)
-        return super().training_step(model, inputs, *args, **kwargs)
+    """SFTTrainer as users make it."""
 
 
 def made(url: str, family: Family, output: Path, **changes: Any) -> OwlSFT:
@@ -50,15 +36,12 @@ def made(url: str, family: Family, output: Path, **changes: Any) -> OwlSFT:
         "output_dir": str(output),
         "per_device_train_batch_size": ROWS,
         "gradient_accumulation_steps": dataset.micros_per_step,
-        "num_train_epochs": EPOCHS,
         "ignore_data_skip": True,
-        "save_steps": 2,
         "logging_steps": 1,
         "max_grad_norm": 1e9,
         "use_cpu": True,
         "bf16": False,
         "ddp_find_unused_parameters": True,
-        "ddp_backend": "gloo" if "WORLD_SIZE" in os.environ else None,
         "report_to": [],
         "disable_tqdm": True,
     }
@@ -70,17 +53,6 @@ def made(url: str, family: Family, output: Path, **changes: Any) -> OwlSFT:
         processing_class=family.tokenizer,
         **arguments,
     )
-
-
-def train(url: str, directory: Path, checkpoints: Path, log: Log) -> None:
-    """Train, from the newest checkpoint if there is one."""
-    family = make_family("qwen2_5_vl", directory / f"family-{os.getpid()}")
-    trainer = made(url, family, checkpoints)
-    trainer.rows = log
-    trainer.train(resume_from_checkpoint=any(checkpoints.glob("checkpoint-*")))
-    assert trainer.state.global_step == EPOCHS * trainer.train_dataset.steps_per_epoch
-    if trainer.is_world_process_zero():
-        torch.save(trainer.model.state_dict(), log.directory / "weights.pt")
 
 
 def agree(url: str, directory: Path) -> None:
@@ -172,22 +144,6 @@ def run_snippet(url: str, directory: Path) -> None:
     assert done.trainer.state.global_step == done.dataset.steps_per_epoch
 
 
-def main(url: str, directory: Path) -> None:
-    """All runs, as forks of this process."""
-
-    def run(name: str, checkpoints: str, kill_at: tuple[int, int] | None = None) -> Any:
-        return lambda: train(url, directory, directory / checkpoints, Log(directory / name, kill_at))
-
-    assert in_ranks(run("killed", "checkpoints", KILLS[0])) == [-signal.SIGKILL] * 2
-    assert ended_by(fork(run("killed-again", "checkpoints", KILLS[1]))) == -signal.SIGKILL
-    assert in_ranks(run("resumed", "checkpoints")) == [0, 0]
-    assert ended_by(fork(run("undisturbed", "others"))) == 0
-    for work in (agree, be_refused, run_snippet):
-        assert ended_by(fork(lambda: work(url, directory))) == 0, work  # noqa: B023
-    steps = OwlStreamDataset(url, micro_batch_size=ROWS).steps_per_epoch
-    (directory / "done.json").write_text(json.dumps({"steps": steps}))
-
-
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    main(sys.argv[1], Path(sys.argv[2]))
+    {work.__name__: work for work in (agree, be_refused, run_snippet)}[sys.argv[1]](sys.argv[2], Path(sys.argv[3]))

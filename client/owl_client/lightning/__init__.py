@@ -1,7 +1,7 @@
 """For Lightning: a callback that ties the data to its checkpoints, and a data module.
 
-Lightning adds the callback to every Trainer by itself (entry point `callbacks_factory`); it does nothing for other data.
-Importing this does not import Lightning: `lightning` and `pytorch_lightning` have classes of their own.
+Lightning adds the callback to every Trainer by itself (entry point `callbacks_factory`); it does nothing for other
+data. Importing this does not import Lightning: `lightning` and `pytorch_lightning` have classes of their own.
 """
 
 from __future__ import annotations

@@ -18,8 +18,8 @@ class OwlStreamDataModule(LightningDataModule):  # type: ignore[misc] # Lightnin
     """Datasets of owl-stream servers for `trainer.fit(module, datamodule=...)`.
 
     They are made when the Trainer knows its ranks, for this rank of the strategy's data-parallel group and on its
-    device. `accumulate_grad_batches` is set to what the training data needs, unless the Trainer was given one. The state
-    of the data stands in every checkpoint; `ckpt_path=` goes on there.
+    device. `accumulate_grad_batches` is set to what the training data needs, unless the Trainer was given one. The
+    state of the data stands in every checkpoint; `ckpt_path=` goes on there.
 
     Args:
         url: `http://host:port`, or several for failover.

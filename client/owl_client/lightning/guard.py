@@ -72,7 +72,7 @@ class Guard:
         if isinstance(batch, Batch) and not (batch.weighed or self._warned):
             self._warned = True
             log.warning(
-                "training_step has not called batch.step_loss(loss, self.trainer): unless it weighs the loss by itself, "
+                "training_step has not called batch.step_loss(loss, self.trainer): unless it weighs the loss itself, "
                 "every micro-batch counts as much as any other, whatever tokens are learned in it"
             )
         step = trainer.global_step
