@@ -13,6 +13,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from owl_client.accumulation import divisor_of
 from owl_client.device import finish
+from owl_client.training_order import ORDER
 from owl_stream.errors import RequestError
 from owl_stream.wire import Normalise, RowInfo
 
@@ -120,6 +121,7 @@ class Batch(dict[str, Any]):
                 elsewhere than at its end, or is none of these.
         """
         self.weighed = True
+        ORDER.note(self.meta)
         if not self.meta.supervised_tokens:  # the mean over none is NaN
             mean_loss = mean_loss.nan_to_num()
         divisor = divisor_of(trainer, self.meta.micros_per_step, ends_step=self.meta.state["micro"] == 0)

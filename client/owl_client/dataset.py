@@ -21,7 +21,7 @@ from owl_client.device import check_dtype, parse_device
 from owl_client.epoch import EpochIterator, Pass
 from owl_client.failover import Backoff
 from owl_client.identity import resolve_rank, resolve_share
-from owl_client.loader import refuse_batching
+from owl_client.loader import refuse_batching, refuse_dealing
 from owl_client.local import LocalServer
 from owl_client.order import Order
 from owl_client.position import FixedPosition, Position
@@ -312,7 +312,9 @@ class OwlStreamDataset(IterableDataset[Batch]):
 
         Raises:
             RequestError: not a whole number from 0.
+            ConfigError: a loader asks that deals batches out to other ranks.
         """
+        refuse_dealing()
         if not isinstance(epoch, int) or not 0 <= epoch <= MOST_COUNT:
             raise RequestError(f"set_epoch: expected a whole number from 0, got {epoch!r}")
         if self._evaluate:

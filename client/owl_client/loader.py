@@ -22,6 +22,13 @@ if TYPE_CHECKING:
 _FETCHER = "torch.utils.data._utils.fetch"
 """The module of torch in which a DataLoader asks a dataset for its iterator, here and in workers."""
 
+_ACCELERATE = "accelerate.data_loader"
+_DEALERS = {
+    "DataLoaderDispatcher": "cuts the batches of rank 0 for all ranks (dispatch_batches)",
+    "IterableDatasetShard": "gives each rank one of every few batches",
+}
+"""Loaders of Accelerate, and what they do with batches."""
+
 _SETTLED = ("batch_size", "shuffle", "sampler", "batch_sampler", "collate_fn", "drop_last")
 
 
@@ -39,6 +46,23 @@ def refuse_batching() -> None:
         return
     if frame.f_globals.get("__name__") == _FETCHER and getattr(frame.f_locals.get("self"), "auto_collation", False):
         raise RequestError(BATCHED)
+
+
+def refuse_dealing() -> None:
+    """To be called by a dataset's `set_epoch`, which loaders of Accelerate call before they ask for a batch.
+
+    Raises:
+        ConfigError: a loader asks that would cut batches for other ranks, or give each rank every n-th.
+    """
+    frame = sys._getframe(1).f_back
+    if frame is None or frame.f_globals.get("__name__") != _ACCELERATE:
+        return
+    kind = type(frame.f_locals.get("self")).__name__
+    if kind in _DEALERS:
+        raise ConfigError(
+            f"accelerator.prepare(loader) has made a {kind}, which {_DEALERS[kind]}; every rank reads its own whole "
+            f"batches already: leave the loader out of prepare, and move batches with batch.to(accelerator.device)"
+        )
 
 
 class OwlStreamLoader(DataLoader[Batch]):

@@ -19,7 +19,9 @@ from owl_stream.errors import ConfigError, RequestError
 from owl_stream.wire import RowInfo
 from tests.client.world import PIXELS
 
-META = BatchMeta(1, 2, 0, 0, 1, (RowInfo("a.tar", "0", "ok", "", None),), 3, 2, 8, 4, 1, 2, {"micro": 0})
+META = BatchMeta(
+    1, 2, 0, 0, 1, (RowInfo("a.tar", "0", "ok", "", None),), 3, 2, 8, 4, 1, 2, {"epoch": 1, "step": 3, "micro": 0}
+)
 
 
 def raw_batch() -> Batch:

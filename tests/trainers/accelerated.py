@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import pytest
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.data_loader import prepare_data_loader
+from accelerate.utils import DataLoaderConfiguration
 from torch.utils.data import DataLoader
 
 from owl_client import OwlStreamDataset
+from owl_stream.errors import ConfigError
 from tests.trainers.model import Log, Model
 
 EPOCHS, SAVE_STEPS = 3, 5
@@ -54,6 +57,23 @@ def train(url: str, checkpoints: Path, log: Log) -> None:
             trained = state["epoch"] * dataset.steps_per_epoch + state["step"]
             if accelerator.is_main_process and state["micro"] == 0 and trained % SAVE_STEPS == 0:
                 _save(checkpoint, accelerator.unwrap_model(model), optimizer, state)
+
+
+def be_refused(url: str) -> None:
+    """Loaders of Accelerate's that would deal batches out again say so on every rank, before anything is read."""
+    for options, what in (
+        ({}, "DataLoaderDispatcher, which cuts the batches of rank 0 for all ranks"),
+        ({"dispatch_batches": False}, "IterableDatasetShard, which gives each rank one of every few batches"),
+    ):
+        accelerator = Accelerator(cpu=True, dataloader_config=DataLoaderConfiguration(**options))
+        dataset = OwlStreamDataset(url, micro_batch_size=2)
+        loader = accelerator.prepare(DataLoader(dataset, batch_size=None))
+        with pytest.raises(ConfigError, match=f"{what}.*leave the loader out of prepare"):
+            next(iter(loader))
+    with pytest.raises(ValueError, match="split_batches"):  # Accelerate's own
+        Accelerator(cpu=True, dataloader_config=DataLoaderConfiguration(split_batches=True)).prepare(
+            DataLoader(dataset, batch_size=None)
+        )
 
 
 def _save(checkpoint: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, object]) -> None:

@@ -73,6 +73,7 @@ def main(url: str, directory: Path) -> None:
         place.mkdir()
         pid = fork(lambda: _snippet(section, url, place))  # noqa: B023
         assert ended_by(pid) == 0, section
+    assert in_ranks(lambda: accelerated.be_refused(url)) == [0, 0]
     assert ended_by(fork(lambda: hugging_face.be_refused(url, directory / "refused"))) == 0
 
 
