@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-long test-deepspeed test-trl check bench soak serve wheel format clean
+.PHONY: demo test test-long test-deepspeed test-trl test-swift check bench soak serve wheel format clean
 
 # The demo's data stay in ./demo, to be looked at.
 demo: $(VENV)/.demo
@@ -25,6 +25,10 @@ test-deepspeed: $(VENV)/.deepspeed
 # TRL lies in a folder of its own too: it brings pyarrow and pandas.
 test-trl: $(VENV)/.trl
 	$(BIN)/pytest tests/trainers/test_trl.py
+
+# ms-swift lies in a folder of its own too, with the transformers and datasets that it takes.
+test-swift: $(VENV)/.swift
+	$(BIN)/pytest tests/trainers/test_swift.py
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -84,6 +88,10 @@ $(VENV)/.deepspeed: constraints.txt | $(VENV)/.dev
 
 $(VENV)/.trl: constraints.txt | $(VENV)/.dev
 	$(PIP) --upgrade --target $(VENV)/trl --no-deps trl datasets pyarrow dill multiprocess pandas python-dateutil
+	touch $@
+
+$(VENV)/.swift: constraints-swift.txt | $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --target $(VENV)/swift --no-deps -r $<
 	touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
