@@ -18,8 +18,9 @@ test: $(VENV)/.dev
 test-long: $(VENV)/.dev
 	$(BIN)/pytest -n 2 --dist loadfile -m "long and not trainers"
 
-# Every trainer by its own launcher. DeepSpeed and TRL lie in folders of their own, where only their tests see them.
-test-trainers: $(VENV)/.deepspeed $(VENV)/.trl
+# Every trainer by its own launcher. Some lie in folders of their own, where only their tests see them; ms-swift with the
+# versions of transformers and datasets that it takes.
+test-trainers: $(VENV)/.deepspeed $(VENV)/.trl $(VENV)/.swift
 	$(BIN)/pytest -m trainers tests/trainers
 
 check: $(VENV)/.dev
@@ -80,6 +81,10 @@ $(VENV)/.deepspeed: constraints.txt | $(VENV)/.dev
 
 $(VENV)/.trl: constraints.txt | $(VENV)/.dev
 	$(PIP) --upgrade --target $(VENV)/trl --no-deps trl datasets pyarrow dill multiprocess pandas python-dateutil
+	touch $@
+
+$(VENV)/.swift: constraints-swift.txt | $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --target $(VENV)/swift --no-deps -r $<
 	touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python

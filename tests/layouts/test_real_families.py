@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import json
-import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from owl_client.device import finish
 from owl_stream.assemble import Dataset, open_dataset
 from owl_stream.config import DatasetConfig
 from tests.support.assembly import Made, run_job
 from tests.support.families import FAMILIES, Family, as_parts, make_family
+from tests.support.tars import Conversation, read_conversations
 
 pytestmark = pytest.mark.long
 
@@ -35,28 +32,9 @@ class Real:
     """A model, the samples by key, and data sets of both resizers."""
 
     family: Family
-    samples: dict[str, tuple[list[dict[str, str]], list[Image.Image]]]
+    samples: dict[str, Conversation]
     exact: Dataset
     quick: Dataset
-
-
-def _read(shards: list[Path]) -> dict[str, tuple[list[dict[str, str]], list[Image.Image]]]:
-    """Messages and pictures of each sample, by tarfile, json and Pillow."""
-    samples = {}
-    for shard in shards:
-        parts: dict[str, dict[str, bytes]] = {}
-        with tarfile.open(shard) as tar:
-            for member in tar:
-                key, _, ext = member.name.partition(".")
-                file = tar.extractfile(member)
-                assert file is not None
-                parts.setdefault(key, {})[ext] = file.read()
-        for key, members in parts.items():
-            record = json.loads(members.pop("json"))
-            names = record.get("images") or sorted(members, key=lambda name: int(name.partition(".")[0] or 0))
-            names = [name.removeprefix(f"{key}.") for name in names]
-            samples[key] = (record["messages"], [Image.open(io.BytesIO(members[name])) for name in names])
-    return samples
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -77,7 +55,7 @@ def real(request: pytest.FixtureRequest, shared_data: Path, tmp_path_factory: py
         return open_dataset("train", config, directory, directory / "index", processes=0)
 
     exact, quick = opened("pillow"), opened("simd")
-    yield Real(family, _read(sorted((shared_data / "real").glob("*.tar"))), exact, quick)
+    yield Real(family, read_conversations(sorted((shared_data / "real").glob("*.tar"))), exact, quick)
     exact.close()
     quick.close()
 

@@ -54,8 +54,8 @@ class _Qwen2Processor(WithoutVideos, hf.Qwen2VLProcessor):  # type: ignore[misc]
     pass
 
 
-class _Qwen25Processor(WithoutVideos, hf.Qwen2_5_VLProcessor):  # type: ignore[misc] # transformers is untyped
-    pass
+class Qwen25Processor(WithoutVideos, hf.Qwen2_5_VLProcessor):  # type: ignore[misc] # transformers is untyped
+    """Qwen2.5-VL's."""
 
 
 class _Qwen3Processor(WithoutVideos, hf.Qwen3VLProcessor):  # type: ignore[misc] # transformers is untyped
@@ -180,7 +180,7 @@ def make_qwen(family: str, directory: Path, *, max_pixels: int = 28 * 28 * 16, *
     newer = family in ("qwen3_vl", "qwen3_5")
     sides = {"patch_size": 16, "image_mean": [0.5] * 3, "image_std": [0.5] * 3} if newer else {}
     images = hf.Qwen2VLImageProcessorPil(min_pixels=56 * 56, max_pixels=max_pixels, **{**sides, **pixels})
-    processors = {"qwen2_vl": _Qwen2Processor, "qwen2_5_vl": _Qwen25Processor}
+    processors = {"qwen2_vl": _Qwen2Processor, "qwen2_5_vl": Qwen25Processor}
     processor = processors.get(family, _Qwen3Processor)(images, tokenizer, None)
     template = _with_template(directory, "qwen3_vl" if newer else "qwen2_5_vl")
     config = _config(family, tokenizer)

@@ -13,6 +13,8 @@ from PIL import Image
 
 Sample = tuple[str, Mapping[str, bytes]]
 """(key, {extension: bytes}): ("0001", {"json": ..., "0.jpg": ...})."""
+Conversation = tuple[list[dict[str, str]], list[Image.Image]]
+"""Messages, and the pictures in their order."""
 
 
 def write_shard(path: Path, samples: Iterable[Sample]) -> Path:
@@ -25,6 +27,27 @@ def write_shard(path: Path, samples: Iterable[Sample]) -> Path:
                 info.size, info.mtime = len(data), 1_700_000_000
                 tar.addfile(info, io.BytesIO(data))
     return path
+
+
+def read_conversations(shards: Iterable[Path]) -> dict[str, Conversation]:
+    """Samples without videos by key, by tarfile, json and Pillow alone."""
+    samples: dict[str, Conversation] = {}
+    for shard in shards:
+        parts: dict[str, dict[str, bytes]] = {}
+        with tarfile.open(shard) as tar:
+            for member in tar:
+                key, _, ext = member.name.partition(".")
+                file = tar.extractfile(member)
+                assert file is not None
+                parts.setdefault(key, {})[ext] = file.read()
+        for key, members in parts.items():
+            record = json.loads(members.pop("json"))
+            if record.get("videos"):
+                continue
+            names = record.get("images") or sorted(members, key=lambda name: (len(name), name))
+            names = [name.removeprefix(f"{key}.") for name in names]
+            samples[key] = (record["messages"], [Image.open(io.BytesIO(members[name])) for name in names])
+    return samples
 
 
 def picture(width: int, height: int, seed: int = 0, fmt: str = "JPEG") -> bytes:
