@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-long test-deepspeed test-trl check bench soak serve wheel format clean
+.PHONY: demo test test-long test-deepspeed test-trl test-llama-factory check bench soak serve wheel format clean
 
 # The demo's data stay in ./demo, to be looked at.
 demo: $(VENV)/.demo
@@ -25,6 +25,10 @@ test-deepspeed: $(VENV)/.deepspeed
 # TRL lies in a folder of its own too: it brings pyarrow and pandas.
 test-trl: $(VENV)/.trl
 	$(BIN)/pytest tests/trainers/test_trl.py
+
+# LLaMA-Factory too: it wants older versions of transformers and of Accelerate.
+test-llama-factory: $(VENV)/.llamafactory
+	$(BIN)/pytest tests/trainers/test_llama_factory.py
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -84,6 +88,12 @@ $(VENV)/.deepspeed: constraints.txt | $(VENV)/.dev
 
 $(VENV)/.trl: constraints.txt | $(VENV)/.dev
 	$(PIP) --upgrade --target $(VENV)/trl --no-deps trl datasets pyarrow dill multiprocess pandas python-dateutil
+	touch $@
+
+# It imports torchaudio, for sound. The compiled part of that is for CUDA, and torchaudio does without.
+$(VENV)/.llamafactory: tests/trainers/llama_factory.txt | $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --target $(VENV)/llamafactory --no-deps -r $<
+	rm -f $(VENV)/llamafactory/torchaudio/lib/*.so
 	touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
