@@ -18,9 +18,9 @@ test: $(VENV)/.dev
 test-long: $(VENV)/.dev
 	$(BIN)/pytest -n 2 --dist loadfile -m "long and not trainers"
 
-# Every trainer by its own launcher. Some lie in folders of their own, where only their tests see them; ms-swift with the
-# versions of transformers and datasets that it takes.
-test-trainers: $(VENV)/.deepspeed $(VENV)/.trl $(VENV)/.swift
+# Every trainer by its own launcher. Some lie in folders of their own, where only their tests see them; ms-swift and
+# LLaMA-Factory with the older versions of transformers that they take.
+test-trainers: $(VENV)/.deepspeed $(VENV)/.trl $(VENV)/.swift $(VENV)/.llamafactory
 	$(BIN)/pytest -m trainers tests/trainers
 
 check: $(VENV)/.dev
@@ -83,8 +83,14 @@ $(VENV)/.trl: constraints.txt | $(VENV)/.dev
 	$(PIP) --upgrade --target $(VENV)/trl --no-deps trl datasets pyarrow dill multiprocess pandas python-dateutil
 	touch $@
 
-$(VENV)/.swift: constraints-swift.txt | $(VENV)/.dev
+$(VENV)/.swift: tests/trainers/swift.txt | $(VENV)/.dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --target $(VENV)/swift --no-deps -r $<
+	touch $@
+
+# It imports torchaudio, for sound. The compiled part of that is for CUDA, and torchaudio does without.
+$(VENV)/.llamafactory: tests/trainers/llama_factory.txt | $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --target $(VENV)/llamafactory --no-deps -r $<
+	rm -f $(VENV)/llamafactory/torchaudio/lib/*.so
 	touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
