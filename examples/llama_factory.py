@@ -17,9 +17,10 @@ from llamafactory.hparams import get_train_args
 from llamafactory.model import load_model, load_tokenizer
 from llamafactory.train.callbacks import LogCallback
 from llamafactory.train.sft.trainer import CustomSeq2SeqTrainer
+from transformers.trainer_utils import get_last_checkpoint
 
 from owl_client import OwlStreamDataset
-from owl_client.hf import OwlStreamMixin
+from owl_client.hf import OwlStreamMixin, newest_checkpoint
 
 REFUSED = {
     "the server makes the rows: see its configuration": (
@@ -70,7 +71,12 @@ def main(url: str) -> None:
         callbacks=[LogCallback()],
         **tokenizer_module,
     )
-    result = trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
+    checkpoint = training_args.resume_from_checkpoint
+    if checkpoint and checkpoint == get_last_checkpoint(
+        training_args.output_dir
+    ):  # which may have been killed half-way
+        checkpoint = newest_checkpoint(training_args.output_dir)
+    result = trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model()
     trainer.log_metrics("train", result.metrics)
     trainer.save_metrics("train", result.metrics)

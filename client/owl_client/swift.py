@@ -12,6 +12,8 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, fields
+from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +63,7 @@ _REFUSED: Mapping[str, str] = {
     "predict_with_generate": "batches have no texts to generate from; without it the loss is evaluated",
     "sequence_parallel_size": "it cuts rows along their length, which the layouts here do not survive",
     "deepspeed_autotp_size": "ranks that share a model would be given different rows",
+    "auto_find_batch_size": "the server makes batches of `per_device_train_batch_size` rows",
     "use_ray": "start it with torchrun (NPROC_PER_NODE)",
 }
 """Arguments that would do nothing, or harm, and what to do instead. Each must have its default."""
@@ -209,16 +212,27 @@ def whole_batches(template: Any) -> Iterator[None]:
 
     The hook is for what swift's own collation makes: it computes embeddings of text and pictures, and pads.
     """
-    template._post_encode = _embed
+    template._post_encode = partial(_embed, template)
     try:
         yield
     finally:
         del template._post_encode
 
 
-def _embed(model: Any, inputs: dict[str, Any]) -> dict[str, Any]:
-    """swift calls mPLUG-Owl3's language model, which takes embeddings of crops; all others take pixels."""
+def _embed(template: Any, model: Any, inputs: dict[str, Any]) -> dict[str, Any]:
+    """swift calls mPLUG-Owl3's language model, which takes embeddings of crops; all others take pixels.
+
+    Raises:
+        ConfigError: it calls another model's language model, which would take pixels and not look at them.
+    """
     if "media_offset" not in inputs or "pixel_values" not in inputs:
+        forward = template.get_base_model(model).forward
+        for name in inputs:
+            if name.startswith("pixel_values") and name not in signature(forward).parameters:
+                raise ConfigError(
+                    f"--model: expected one whose forward takes {name}, got {type(model).__name__}, which swift feeds "
+                    f"embeddings; use the class of transformers, for example OpenGVLab/InternVL3-8B-hf"
+                )
         return inputs
     pixels = inputs["pixel_values"]
     others = {name: value for name, value in inputs.items() if name != "pixel_values"}

@@ -251,6 +251,7 @@ def test_weights_of_several_types_are_restored_exactly(tmp_path: Path) -> None:
         ({"accelerator_config": {"dispatch_batches": True}}, "expected dispatch_batches=False"),
         ({"accelerator_config": {"split_batches": True}}, "expected split_batches=False"),
         ({"dataloader_drop_last": True}, "expected dataloader_drop_last=False"),
+        ({"auto_find_batch_size": True}, "expected auto_find_batch_size=False.* smaller micro_batch_size"),
     ],
 )
 def test_settings_that_would_deal_batches_out_again_are_refused(

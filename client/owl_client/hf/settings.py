@@ -30,6 +30,11 @@ def check_training(dataset: OwlStreamDataset, args: TrainingArguments, accelerat
             f"TrainingArguments: expected gradient_accumulation_steps={dataset.micros_per_step}, the micro-batches "
             f"that a rank gets of a global step, got {args.gradient_accumulation_steps}"
         )
+    if args.auto_find_batch_size:
+        raise ConfigError(
+            "TrainingArguments: expected auto_find_batch_size=False, got True: batches are made on the server; give the "
+            "dataset a smaller micro_batch_size"
+        )
     check_processes(args, accelerator)
 
 
