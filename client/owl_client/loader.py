@@ -61,7 +61,8 @@ def refuse_dealing() -> None:
     if kind in _DEALERS:
         raise ConfigError(
             f"accelerator.prepare(loader) has made a {kind}, which {_DEALERS[kind]}; every rank reads its own whole "
-            f"batches already: leave the loader out of prepare, and move batches with batch.to(accelerator.device)"
+            f"batches already: leave the loader out of prepare, and move batches with batch.to(accelerator.device); "
+            f"under Hugging Face's Trainer put OwlStreamMixin before it"
         )
 
 

@@ -13,7 +13,7 @@ from transformers import Trainer, TrainingArguments
 
 from owl_client import OwlStreamDataset
 from owl_client.hf import OwlStreamMixin
-from owl_stream.errors import ConfigError, RequestError
+from owl_stream.errors import ConfigError
 from tests.client.peers import memory_dataset
 from tests.client.world import World
 from tests.support.datasets import small_dataset
@@ -95,10 +95,10 @@ def test_a_loss_put_onto_a_trainer_is_refused(tmp_path: Path) -> None:
 def test_the_trainer_without_the_mixin_is_refused(tmp_path: Path) -> None:
     """Its default collation would stack one batch into [1, B, L] without a word."""
     args = arguments(tmp_path, per_device_train_batch_size=1, max_steps=1)
-    with pytest.raises(RequestError, match="pass batch_size=None"):
+    with pytest.raises(ConfigError, match="put OwlStreamMixin before it"):
         Trainer(Named(), args, train_dataset=memory_dataset(WORLD)).train()
     trainer = Trainer(Named(), args, eval_dataset=memory_dataset(WORLD, evaluate=True))
-    with pytest.raises(RequestError, match="pass batch_size=None"):
+    with pytest.raises(ConfigError, match="put OwlStreamMixin before it"):
         trainer.evaluate()
 
 

@@ -30,11 +30,6 @@ def check_training(dataset: OwlStreamDataset, args: TrainingArguments, accelerat
             f"TrainingArguments: expected gradient_accumulation_steps={dataset.micros_per_step}, the micro-batches "
             f"that a rank gets of a global step, got {args.gradient_accumulation_steps}"
         )
-    if args.auto_find_batch_size:
-        raise ConfigError(
-            "TrainingArguments: expected auto_find_batch_size=False, got True: batches are made on the server; give the "
-            "dataset a smaller micro_batch_size"
-        )
     check_processes(args, accelerator)
 
 
@@ -62,6 +57,11 @@ def check_processes(args: TrainingArguments, accelerator: Any) -> None:
         raise ConfigError(
             f"one process would cut every tensor for {args.n_gpu} GPUs along its first dimension, and pixel_values "
             f"have another one than input_ids; start one process per GPU with torchrun or accelerate launch"
+        )
+    if args.auto_find_batch_size:
+        raise ConfigError(
+            "TrainingArguments: expected auto_find_batch_size=False, got True: the server makes the batches; give the "
+            "dataset a smaller micro_batch_size"
         )
     for name in ("dispatch_batches", "split_batches"):
         if getattr(args.accelerator_config, name, None):
