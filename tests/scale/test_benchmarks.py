@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +13,8 @@ import torch
 
 from benchmarks import ceiling
 from benchmarks.balance import DrawnTable
+from benchmarks.contender import ROOT
+from benchmarks.device import FAMILIES
 from benchmarks.hf_processor import ProcessorRecipe
 from benchmarks.model_files import write_model
 from benchmarks.padding import SyntheticTable, as_rows
@@ -40,6 +45,20 @@ def test_planning_holds_no_column_in_memory(tmp_path: Path) -> None:
         assert large[stage]["peak_resident_mb"] - small[stage]["peak_resident_mb"] < COST_COLUMN_MB / 2, stage
     assert large["bytes_a_sample"] <= MAX_BYTES
     assert {case["window_rows"] for case in large["plan"]["cases"]} == {256, 8192}
+
+
+def test_the_device_benchmark_finds_the_cpus_pixels_for_every_family(tmp_path: Path) -> None:
+    """Without a GPU it says what it leaves out, and measures the rest."""
+    report = tmp_path / "report.json"
+    options = ["--device", "cpu", "--quick", "--batch-mb", "1", "--json", str(report)]
+    command = [sys.executable, "-m", "benchmarks.device", *options]
+    said = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
+    found = json.loads(report.read_text())
+    assert found["equality"].keys() == FAMILIES.keys()
+    assert max(found["equality"].values()) == 0
+    assert said.count("not measured: needs a GPU") == 3
+    assert [row["load"] for row in found["idle"]] == [0, 0.5, 1]
+    assert found["leak"]["batches"] == 100
 
 
 def test_a_synthetic_index_is_one_that_opens_and_says_what_was_written(tmp_path: Path) -> None:
