@@ -96,6 +96,7 @@ def agree(url: str, directory: Path) -> None:
     address = url.replace("http", "owl", 1) + "/train"
     evaluation = ["--val_dataset", address, "--eval_strategy", "steps", "--eval_steps", "2"]
     steps = ["--max_steps", "2", "--learning_rate", "0", "--save_strategy", "no"]
+    evaluation += ["--eval_metric", "acc"]
     history = sft_main(arguments(url, directory, "agreed", *TUNED, *steps, *evaluation))["log_history"]
     logged = [entry for entry in history if "loss" in entry]
     assert all(entry["owl/tokens_per_s"] > 0 and 0 <= entry["token_acc"] <= 1 for entry in logged)
@@ -113,14 +114,18 @@ def agree(url: str, directory: Path) -> None:
                 break
     assert [entry["loss"] for entry in logged] == pytest.approx(losses, rel=1e-4)
     assert [entry["grad_norm"] for entry in logged] == pytest.approx(norms, rel=1e-4)
-    total = tokens = 0.0
+    total = tokens = right = 0.0
     with torch.no_grad():
         for batch in OwlStreamDataset(url, micro_batch_size=ROWS, evaluate=True):
             if batch.meta.supervised_tokens:
-                total += model.eval()(**batch).loss.item() * batch.meta.supervised_tokens
+                output, labels = model.eval()(**batch), batch["labels"][:, 1:]
+                total += output.loss.item() * batch.meta.supervised_tokens
+                right += int((output.logits[:, :-1].argmax(-1) == labels).sum())
                 tokens += batch.meta.supervised_tokens
-    (found,) = [entry["eval_loss"] for entry in history if "eval_loss" in entry]
-    assert found == pytest.approx(total / tokens, rel=1e-4)
+    assert right
+    (found,) = [entry for entry in history if "eval_loss" in entry]
+    assert found["eval_loss"] == pytest.approx(total / tokens, rel=1e-4)
+    assert found["eval_token_acc"] == pytest.approx(right / tokens, rel=1e-4)
 
 
 def be_refused(url: str, directory: Path) -> None:
