@@ -127,8 +127,8 @@ class Sources:
             return None
         if len(ours) < len(train + evaluated) or len(train) != 1 or len(evaluated) > 1:
             raise ConfigError(
-                f"expected one owl:// address as --dataset and at most one as --val_dataset, got {train} and "
-                f"{evaluated}; list all shards under one data set of the server"
+                f"expected one owl:// address as --dataset and at most one as --val_dataset, got {len(train)} and "
+                f"{len(evaluated)}, {len(ours)} of them owl://; list all shards under one data set of the server"
             )
         return cls(Source.parse(train[0]), Source.parse(evaluated[0]) if evaluated else None)
 
@@ -144,7 +144,8 @@ def check_arguments(args: Any) -> None:
         ConfigError: the argument is named, and what to do instead.
     """
     if type(args) is not SftArguments or args.task_type != "causal_lm":
-        raise ConfigError(f"owl:// is for `swift sft` with --task_type causal_lm, got {type(args).__name__}")
+        got = f"{type(args).__name__} with {getattr(args, 'task_type', None)}"
+        raise ConfigError(f"owl:// is for `swift sft` with --task_type causal_lm, got {got}; use that")
     known = {field.name: field for field in fields(SftArguments)}
     for name in filter(known.__contains__, _REFUSED):
         field, value = known[name], getattr(args, name)
@@ -196,12 +197,13 @@ class OwlSwiftTrainer(OwlStreamMixin, Seq2SeqTrainer):  # type: ignore[misc] # s
     def mean_loss(self, model: Any, inputs: Batch) -> tuple[torch.Tensor, Any]:
         """As the mixin's; the prompt's logits are left out where swift would, and its `token_acc` is kept."""
         kept = Batch(inputs, inputs.meta)
-        if self.get_use_logits_to_keep():
+        compared = self.compute_metrics is not None and not self.model.training  # with labels of every position
+        if not compared and self.get_use_logits_to_keep():
             self.prepare_logits_to_keep(kept)
         labels = kept["labels"]
         with whole_batches(self.template):
             loss, outputs = super().mean_loss(model, kept)
-        if getattr(outputs, "logits", None) is not None:
+        if inputs.meta.supervised_tokens and getattr(outputs, "logits", None) is not None:
             self._compute_acc(outputs, labels)
         return loss, outputs
 

@@ -55,7 +55,10 @@ def real(request: pytest.FixtureRequest, shared_data: Path, tmp_path_factory: py
         return open_dataset("train", config, directory, directory / "index", processes=0)
 
     exact, quick = opened("pillow"), opened("simd")
-    yield Real(family, read_conversations(sorted((shared_data / "real").glob("*.tar"))), exact, quick)
+    samples: dict[str, Conversation] = {}
+    for shard in (shared_data / "real").glob("*.tar"):
+        samples |= read_conversations(shard)
+    yield Real(family, samples, exact, quick)
     exact.close()
     quick.close()
 

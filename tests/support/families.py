@@ -166,17 +166,20 @@ def _with_template(directory: Path, name: str) -> str:
     return template
 
 
-def make_qwen(family: str, directory: Path, *, max_pixels: int = 28 * 28 * 16, **pixels: Any) -> Family:
-    """Write a model's directory; `pixels` are more settings of its image processor."""
+def make_qwen(
+    family: str, directory: Path, *, vocabulary: Path | None = None, max_pixels: int = 28 * 28 * 16, **pixels: Any
+) -> Family:
+    """Write a model's directory, with a small vocabulary or this; `pixels` are settings of its image processor."""
     directory.mkdir(parents=True, exist_ok=True)
+    small = small_tokenizer(directory / "base.json")
     tokenizer = hf.PreTrainedTokenizerFast(
-        tokenizer_file=str(small_tokenizer(directory / "base.json")),
+        tokenizer_file=str(vocabulary or small),
         pad_token="<|endoftext|>",
         eos_token="<|im_end|>",
         padding_side="right",
     )
     tokenizer.add_tokens([AddedToken(token, special=True) for token in VISION_TOKENS], special_tokens=True)
-    (directory / "base.json").unlink()
+    small.unlink()
     newer = family in ("qwen3_vl", "qwen3_5")
     sides = {"patch_size": 16, "image_mean": [0.5] * 3, "image_std": [0.5] * 3} if newer else {}
     images = hf.Qwen2VLImageProcessorPil(min_pixels=56 * 56, max_pixels=max_pixels, **{**sides, **pixels})

@@ -29,24 +29,23 @@ def write_shard(path: Path, samples: Iterable[Sample]) -> Path:
     return path
 
 
-def read_conversations(shards: Iterable[Path]) -> dict[str, Conversation]:
-    """Samples without videos by key, by tarfile, json and Pillow alone."""
+def read_conversations(shard: Path) -> dict[str, Conversation]:
+    """A shard's samples without videos by key, by tarfile, json and Pillow alone."""
     samples: dict[str, Conversation] = {}
-    for shard in shards:
-        parts: dict[str, dict[str, bytes]] = {}
-        with tarfile.open(shard) as tar:
-            for member in tar:
-                key, _, ext = member.name.partition(".")
-                file = tar.extractfile(member)
-                assert file is not None
-                parts.setdefault(key, {})[ext] = file.read()
-        for key, members in parts.items():
-            record = json.loads(members.pop("json"))
-            if record.get("videos"):
-                continue
-            names = record.get("images") or sorted(members, key=lambda name: (len(name), name))
-            names = [name.removeprefix(f"{key}.") for name in names]
-            samples[key] = (record["messages"], [Image.open(io.BytesIO(members[name])) for name in names])
+    parts: dict[str, dict[str, bytes]] = {}
+    with tarfile.open(shard) as tar:
+        for member in tar:
+            key, _, ext = member.name.partition(".")
+            file = tar.extractfile(member)
+            assert file is not None
+            parts.setdefault(key, {})[ext] = file.read()
+    for key, members in parts.items():
+        record = json.loads(members.pop("json"))
+        if record.get("videos"):
+            continue
+        names = record.get("images") or sorted(members, key=lambda name: (len(name), name))
+        names = [name.removeprefix(f"{key}.") for name in names]
+        samples[key] = (record["messages"], [Image.open(io.BytesIO(members[name])) for name in names])
     return samples
 
 

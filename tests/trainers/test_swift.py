@@ -8,12 +8,14 @@ import subprocess
 import sys
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from tests.support.datasets import small_dataset, write_config
-from tests.support.families import make_family
+from tests.support.families import make_family, make_qwen
+from tests.support.qwen2 import qwen2_tokenizer_path
 from tests.support.server import ROOT, ServerProcess
 from tests.trainers.model import steps_of
 
@@ -28,12 +30,12 @@ pytestmark = [
 ]  # twenty trainings, on a machine that may do other things too
 
 
-def configure(directory: Path) -> tuple[Path, Path]:
-    """The configuration, and the folder of its shards: the real samples where they lie beside the checkout."""
-    settings = {"layout": "qwen2_5_vl", "global_batch_size": 8, "server": {"workers": 0}}
-    if not REAL.is_dir():
-        return small_dataset(directory, samples=28, **settings), directory
-    return write_config(directory, shards=[str(REAL)], **settings), REAL
+def configure(directory: Path) -> tuple[Path, list[str]]:
+    """A configuration, and its shards: with the real samples, where they lie beside the checkout."""
+    settings: dict[str, Any] = {"layout": "qwen2_5_vl", "global_batch_size": 8, "server": {"workers": 0}}
+    small_dataset(directory, samples=28, **settings)
+    shards = sorted(map(str, [*directory.glob("*.tar"), *REAL.glob("*.tar")]))
+    return write_config(directory, shards=shards, **settings), shards
 
 
 @pytest.fixture(scope="module")
@@ -44,10 +46,14 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("swift")
     (directory / "data").mkdir()
     family = make_family("qwen2_5_vl", directory / "data" / "model")
-    family.model().save_pretrained(family.directory)
+    model = family.model()
+    model.lm_head.weight.data.copy_(model.get_input_embeddings().weight)  # so that it is right about doubled letters
+    model.save_pretrained(family.directory)
     (directory / "model").symlink_to(family.directory)
     config, shards = configure(directory / "data")
-    (directory / "shards.json").write_text(json.dumps(str(shards)))
+    (directory / "shards.json").write_text(json.dumps(shards))
+    make_qwen("qwen2_5_vl", directory / "words" / "model", vocabulary=qwen2_tokenizer_path())
+    words = write_config(directory / "words", layout="qwen2_5_vl", shards=shards)
     owls = [
         small_dataset(directory / layout, layout=layout, samples=16, server={"workers": 0})
         for layout in ("owl3-240728", "owl3-241101")
@@ -57,7 +63,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with ExitStack() as servers:
         urls = [
             servers.enter_context(ServerProcess(each, arguments=("--index-dir", str(each.parent / "index")))).url
-            for each in (config, *owls)
+            for each in (config, words, *owls)
         ]
         command = [sys.executable, "-m", "tests.trainers.swift_sft", str(directory), *urls]
         subprocess.run(command, env=environ, cwd=ROOT, check=True)
