@@ -95,6 +95,14 @@ class Batch(dict[str, Any]):
         self.weighed = False
         """Whether `step_loss` was called."""
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies, and batches that come from a DataLoader's worker, are made as any other."""
+        return Batch, (dict(self), self._meta, self._raw)
+
+    def pin_memory(self) -> Batch:
+        """What a DataLoader with `pin_memory=True` hands out: the same in pinned memory."""
+        return Batch({name: _pin(value) for name, value in self.items()}, self._meta, self._raw)
+
     @property
     def meta(self) -> BatchMeta:
         """What this batch is.
@@ -136,6 +144,10 @@ class Batch(dict[str, Any]):
                     moved[name] = finish(moved[name], self._raw.dtype, how)
             moved = pad_pieces(moved, self._raw.lengths)
         return Batch(moved, self._meta)
+
+
+def _pin(value: Any) -> Any:
+    return [_pin(each) for each in value] if isinstance(value, list) else value.pin_memory()
 
 
 def _is_raw(pixels: Any) -> bool:
