@@ -39,7 +39,9 @@ def main() -> None:
     """Train, from the newest checkpoint if there is one."""
     args = parse(__doc__)
     data = OwlStreamDataModule(args.url, args.dataset, micro_batch_size=args.micro_batch_size)
-    saving = ModelCheckpoint(args.checkpoints, every_n_train_steps=args.save_every, save_last=True)
+    saving = ModelCheckpoint(
+        args.checkpoints, every_n_train_steps=args.save_every, save_last=True, enable_version_counter=False
+    )
     trainer = lightning.Trainer(
         devices="auto" if torch.cuda.is_available() else int(os.environ.get("CPU_RANKS", "1")),
         strategy="ddp_find_unused_parameters_true",  # a step of text alone gives the vision tower no gradient

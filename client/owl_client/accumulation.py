@@ -7,53 +7,71 @@ from typing import Any
 from owl_stream.errors import ConfigError
 
 
-def divisor_of(trainer: Any, micros_per_step: int, *, ends_step: bool) -> int:
+def trainer_divides_by(trainer: Any, micros_per_step: int, *, ends_step: bool) -> int:
     """By what `trainer` divides a loss before `backward`; 1 where there is none.
 
     Told apart by their attributes, for importing a trainer's library only to ask would take seconds. `ends_step`:
     whether this batch is the last of a global step.
 
     Raises:
-        ConfigError: it accumulates over another number of batches than a global step has, steps elsewhere, or is
-            unknown.
+        ConfigError: its optimizer steps after another batch than the last of a global step, or it is unknown.
     """
     if trainer is None:
         return 1
     if hasattr(trainer, "accumulate_grad_batches"):
-        return _lightning_divisor(trainer, micros_per_step)
-    steps = getattr(trainer, "gradient_accumulation_steps", None)
-    if steps is None:
-        raise ConfigError(
-            f"step_loss: expected an Accelerator, a DeepSpeed engine, a Lightning Trainer or nothing, got a "
-            f"{type(trainer).__name__}; leave it out where loss.backward() is called on what step_loss returns"
-        )
-    if callable(steps):  # DeepSpeed's engine, which may leave it to the caller where a step ends
-        counts = getattr(trainer, "managed_gradient_accumulation", lambda: True)
-        steps, at_end = steps(), not counts() or trainer.is_gradient_accumulation_boundary()
-    else:
-        at_end = trainer.sync_gradients
-    _check("gradient_accumulation_steps", steps, micros_per_step)
-    if ends_step and not at_end:
-        raise ConfigError(
-            "expected the optimizer to step after this batch, the last of its global step, and the trainer goes on "
-            "accumulating: it counts batches by itself, also those from before a checkpoint, when a step may have had "
-            "another number of them; with Accelerate set accelerator.step = 0 after load_state"
-        )
-    return int(steps)
+        return _of_lightning(trainer, micros_per_step, ends_step)
+    if hasattr(trainer, "is_gradient_accumulation_boundary"):
+        return _of_deepspeed(trainer, micros_per_step, ends_step)
+    if hasattr(trainer, "sync_gradients"):
+        return _of_accelerate(trainer, micros_per_step, ends_step)
+    raise ConfigError(
+        f"step_loss: expected an Accelerator, a DeepSpeed engine, a Lightning Trainer or nothing, got a "
+        f"{type(trainer).__name__}; leave it out where loss.backward() is called on what step_loss returns"
+    )
 
 
-def _lightning_divisor(trainer: Any, micros_per_step: int) -> int:
+def _of_lightning(trainer: Any, micros_per_step: int, ends_step: bool) -> int:
     """Lightning divides before `backward`. Under DeepSpeed the engine then divides once more (Lightning 2.6)."""
-    if not trainer.lightning_module.automatic_optimization:
+    if not trainer.training or not trainer.lightning_module.automatic_optimization:
         return 1
-    steps = int(trainer.accumulate_grad_batches)
-    _check("accumulate_grad_batches", steps, micros_per_step)
-    return steps * steps if trainer.strategy.handles_gradient_accumulation else steps
+    batches = int(trainer.accumulate_grad_batches)
+    _check_batches("accumulate_grad_batches", batches, micros_per_step)
+    if not trainer.fast_dev_run:  # which may stop in the middle of a step: it is there to try the code
+        _check_end(ends_step, steps_now=not trainer.fit_loop.epoch_loop._should_accumulate())
+    return batches * batches if trainer.strategy.handles_gradient_accumulation else batches
 
 
-def _check(name: str, got: Any, expected: int) -> None:
+def _of_deepspeed(engine: Any, micros_per_step: int, ends_step: bool) -> int:
+    batches = int(engine.gradient_accumulation_steps())
+    _check_batches("gradient_accumulation_steps", batches, micros_per_step)
+    if getattr(engine, "managed_gradient_accumulation", lambda: True)():  # else the caller says where a step ends
+        _check_end(ends_step, steps_now=engine.is_gradient_accumulation_boundary())
+    return batches
+
+
+def _of_accelerate(accelerator: Any, micros_per_step: int, ends_step: bool) -> int:
+    batches = int(accelerator.gradient_accumulation_steps)
+    _check_batches("gradient_accumulation_steps", batches, micros_per_step)
+    if accelerator.step or ends_step:  # it counts within `accumulate`; without that the loop steps where it likes
+        _check_end(ends_step, steps_now=accelerator.sync_gradients)
+    return batches
+
+
+def _check_batches(name: str, got: int, expected: int) -> None:
     if got != expected:
         raise ConfigError(
             f"expected {name}={expected}, the micro-batches that a rank gets of a global step, got {got}: steps would "
             f"be others than the plan's; set it to the dataset's micros_per_step"
         )
+
+
+def _check_end(ends_step: bool, *, steps_now: bool) -> None:
+    if steps_now == ends_step:
+        return
+    expected, got = ("step", "accumulate") if ends_step else ("accumulate", "step")
+    which = "ends" if ends_step else "does not end"
+    raise ConfigError(
+        f"expected the trainer to {expected} at this batch, which {which} its global step, got one that is about to "
+        f"{got}: batches were left out, an epoch was cut short, or it counts batches from before a checkpoint, when a "
+        f"step had another number of them (Accelerate: set accelerator.step = 0 after load_state)"
+    )

@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data._utils.collate import default_collate_fn_map
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from owl_client.accumulation import divisor_of
+from owl_client.accumulation import trainer_divides_by
 from owl_client.device import finish
 from owl_client.training_order import ORDER
 from owl_stream.errors import RequestError
@@ -70,8 +70,17 @@ class Raw:
     lengths: Mapping[str, list[int]] = field(default_factory=dict)
 
 
-_KNOWN_BY_IDS: MutableMapping[torch.Tensor, tuple[BatchMeta | None, Raw | None]] = WeakTensorKeyDictionary()
-"""What a batch is, by its `input_ids`, for as long as that tensor lives: libraries that cast leave integers alone."""
+@dataclass(frozen=True)
+class _Known:
+    """What a batch is, and its labels, of which `meta` has counts."""
+
+    meta: BatchMeta
+    raw: Raw | None
+    labels: torch.Tensor | None
+
+
+_KNOWN_BY_IDS: MutableMapping[torch.Tensor, _Known] = WeakTensorKeyDictionary()
+"""By a batch's `input_ids`, for as long as that tensor lives: libraries that cast leave integers alone."""
 
 
 class Batch(dict[str, Any]):
@@ -79,21 +88,27 @@ class Batch(dict[str, Any]):
 
     `input_ids`, `attention_mask`, `labels`: int64 [B, L]; the others are the layout's (docs/layouts.md), and those of
     media are absent where there are none. `meta` says the rest. A library may build a batch anew from its items, as
-    Lightning does to cast pixels: it keeps `meta` where `input_ids` is still the same tensor.
+    Lightning does to cast pixels: it keeps `meta` where `input_ids` and `labels` are still the same tensors.
     """
 
     def __init__(self, tensors: Any = (), meta: BatchMeta | None = None, raw: Raw | None = None) -> None:
         super().__init__(tensors)
-        ids = self.get("input_ids")
-        if ids is not None and meta is None:
-            meta, raw = _KNOWN_BY_IDS.get(ids, (None, None))
-            if raw is not None and not any(_is_raw(self.get(name)) for name in raw.normalise):
-                raw = None
-        elif ids is not None and ids not in _KNOWN_BY_IDS:  # else it is one that stayed on its device, finished
-            _KNOWN_BY_IDS[ids] = (meta, raw)
         self._meta, self._raw = meta, raw
-        self.weighed = False
-        """Whether `step_loss` was called."""
+        ids = self.get("input_ids")
+        if ids is None:
+            return
+        if meta is None:
+            self._recognise(_KNOWN_BY_IDS.get(ids))
+        elif ids not in _KNOWN_BY_IDS:  # else it is one that stayed on its device, finished
+            _KNOWN_BY_IDS[ids] = _Known(meta, raw, self.get("labels"))
+
+    def _recognise(self, known: _Known | None) -> None:
+        """Take up what a batch is that a library has built anew, unless its labels are others now."""
+        if known is None or self.get("labels", known.labels) is not known.labels:
+            return
+        self._meta = known.meta
+        if known.raw is not None and any(_is_raw(self.get(name)) for name in known.raw.normalise):
+            self._raw = known.raw
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies, and batches that come from a DataLoader's worker, are made as any other."""
@@ -112,7 +127,7 @@ class Batch(dict[str, Any]):
         """
         if self._meta is None:
             raise RequestError(
-                "this Batch was rebuilt from bare tensors and has no meta; read meta before that happens"
+                "this Batch was rebuilt from other tensors and has no meta; read meta before that happens"
             )
         return self._meta
 
@@ -128,12 +143,13 @@ class Batch(dict[str, Any]):
             ConfigError: the trainer accumulates over another number of batches than a global step has, steps
                 elsewhere than at its end, or is none of these.
         """
-        self.weighed = True
-        ORDER.note(self.meta)
+        if getattr(trainer, "training", True):
+            ORDER.note(self.meta)
         if not self.meta.supervised_tokens:  # the mean over none is NaN
             mean_loss = mean_loss.nan_to_num()
-        divisor = divisor_of(trainer, self.meta.micros_per_step, ends_step=self.meta.state["micro"] == 0)
-        return mean_loss * (self.meta.loss_weight * divisor)
+        ends_step = self.meta.state["micro"] == 0
+        divided_by = trainer_divides_by(trainer, self.meta.micros_per_step, ends_step=ends_step)
+        return mean_loss * (self.meta.loss_weight * divided_by)
 
     def to(self, device: str | torch.device, non_blocking: bool = False) -> Batch:
         """A batch with all tensors on `device`, pixels normalised if they were still raw for that; keeps `meta`."""

@@ -21,7 +21,7 @@ from owl_client.device import check_dtype, parse_device
 from owl_client.epoch import EpochIterator, Pass
 from owl_client.failover import Backoff
 from owl_client.identity import resolve_rank, resolve_share
-from owl_client.loader import refuse_batching, refuse_dealing
+from owl_client.loader import refuse_batching, refuse_redistribution
 from owl_client.local import LocalServer
 from owl_client.order import Order
 from owl_client.position import FixedPosition, Position
@@ -30,6 +30,7 @@ from owl_client.session import Session, Settings, identity
 from owl_client.source import Ready
 from owl_client.state import MOST_COUNT, Part, State, start_cursor
 from owl_client.stats import ClientStats
+from owl_client.training_order import ORDER
 from owl_client.transport import Description, Share, Transport
 from owl_client.work import Work
 from owl_stream.errors import ConfigError, RequestError
@@ -146,6 +147,7 @@ class OwlStreamDataset(IterableDataset[Batch]):
         self._known: Description | None = None
         self._live: weakref.ref[EpochIterator] | None = None
         self._inherited: Session | None = None
+        ORDER.begin()
 
     def __iter__(self) -> EpochIterator:
         """An iterator over the rest of the current epoch. Connects when its first batch is asked for.
@@ -301,6 +303,7 @@ class OwlStreamDataset(IterableDataset[Batch]):
             self._restore_part(saved, saved.part)
         self._cut = (share.world_size, share.micro_batch_size)
         self._resumed, self._epoch_was_set, self._never_back = True, False, True
+        ORDER.begin()
 
     def set_epoch(self, epoch: int) -> None:
         """Begin `epoch` with the next `for`.
@@ -314,7 +317,7 @@ class OwlStreamDataset(IterableDataset[Batch]):
             RequestError: not a whole number from 0.
             ConfigError: a loader asks that deals batches out to other ranks.
         """
-        refuse_dealing()
+        refuse_redistribution()
         if not isinstance(epoch, int) or not 0 <= epoch <= MOST_COUNT:
             raise RequestError(f"set_epoch: expected a whole number from 0, got {epoch!r}")
         if self._evaluate:
@@ -330,6 +333,7 @@ class OwlStreamDataset(IterableDataset[Batch]):
         if self._position.cursor != Cursor(epoch, 0, 0) or self._position.read_by_workers:
             self._end_begun("set_epoch moved the dataset")
             self._position.move(Cursor(epoch, 0, 0))
+            ORDER.begin()
 
     @property
     def read_by_workers(self) -> bool:

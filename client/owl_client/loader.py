@@ -23,7 +23,7 @@ _FETCHER = "torch.utils.data._utils.fetch"
 """The module of torch in which a DataLoader asks a dataset for its iterator, here and in workers."""
 
 _ACCELERATE = "accelerate.data_loader"
-_DEALERS = {
+_REDISTRIBUTE = {
     "DataLoaderDispatcher": "cuts the batches of rank 0 for all ranks (dispatch_batches)",
     "IterableDatasetShard": "gives each rank one of every few batches",
 }
@@ -48,7 +48,7 @@ def refuse_batching() -> None:
         raise RequestError(BATCHED)
 
 
-def refuse_dealing() -> None:
+def refuse_redistribution() -> None:
     """To be called by a dataset's `set_epoch`, which loaders of Accelerate call before they ask for a batch.
 
     Raises:
@@ -58,11 +58,11 @@ def refuse_dealing() -> None:
     if frame is None or frame.f_globals.get("__name__") != _ACCELERATE:
         return
     kind = type(frame.f_locals.get("self")).__name__
-    if kind in _DEALERS:
+    if kind in _REDISTRIBUTE:
         raise ConfigError(
-            f"accelerator.prepare(loader) has made a {kind}, which {_DEALERS[kind]}; every rank reads its own whole "
-            f"batches already: leave the loader out of prepare, and move batches with batch.to(accelerator.device); "
-            f"under Hugging Face's Trainer put OwlStreamMixin before it"
+            f"accelerator.prepare(loader) has made a {kind}, which {_REDISTRIBUTE[kind]}; every rank reads its own "
+            f"whole batches already: leave the loader out of prepare, and move batches with "
+            f"batch.to(accelerator.device); under Hugging Face's Trainer put OwlStreamMixin before it"
         )
 
 

@@ -92,7 +92,7 @@ class Trainers:
 
 def accelerate(batches: int, *, ends: bool = True) -> Trainers:
     """An Accelerator."""
-    return Trainers(gradient_accumulation_steps=batches, sync_gradients=ends)
+    return Trainers(gradient_accumulation_steps=batches, sync_gradients=ends, step=1)
 
 
 def deepspeed(batches: int, *, ends: bool = True) -> Trainers:
@@ -100,10 +100,14 @@ def deepspeed(batches: int, *, ends: bool = True) -> Trainers:
     return Trainers(gradient_accumulation_steps=lambda: batches, is_gradient_accumulation_boundary=lambda: ends)
 
 
-def lightning(batches: int, *, automatic: bool = True, twice: bool = False) -> Trainers:
+def lightning(
+    batches: int, *, automatic: bool = True, twice: bool = False, ends: bool = True, training: bool = True
+) -> Trainers:
     """A Trainer of Lightning's."""
     module, strategy = Trainers(automatic_optimization=automatic), Trainers(handles_gradient_accumulation=twice)
-    return Trainers(accumulate_grad_batches=batches, lightning_module=module, strategy=strategy)
+    loop = Trainers(epoch_loop=Trainers(_should_accumulate=lambda: not ends))
+    stage = {"training": training, "fast_dev_run": False}
+    return Trainers(accumulate_grad_batches=batches, lightning_module=module, strategy=strategy, fit_loop=loop, **stage)
 
 
 @pytest.mark.parametrize(
@@ -115,8 +119,17 @@ def lightning(batches: int, *, automatic: bool = True, twice: bool = False) -> T
         (lightning(2), 2),
         (lightning(2, twice=True), 4),
         (lightning(1, automatic=False), 1),
+        (lightning(2, training=False), 1),
     ],
-    ids=["plain", "accelerate", "deepspeed", "lightning", "lightning-deepspeed", "lightning-manual"],
+    ids=[
+        "plain",
+        "accelerate",
+        "deepspeed",
+        "lightning",
+        "lightning-deepspeed",
+        "lightning-manual",
+        "lightning-validates",
+    ],
 )
 def test_a_loss_is_weighed_by_tokens_and_by_what_the_trainer_divides_by(trainer: object, times: int) -> None:
     """Two supervised tokens of eight, on one rank. The real trainers are in tests/trainers."""
@@ -127,9 +140,10 @@ def test_a_loss_is_weighed_by_tokens_and_by_what_the_trainer_divides_by(trainer:
     ("trainer", "message"),
     [
         (accelerate(8), "expected gradient_accumulation_steps=2.* got 8.*micros_per_step"),
-        (accelerate(2, ends=False), r"the trainer goes on accumulating.*accelerator\.step = 0 after load_state"),
+        (accelerate(2, ends=False), r"expected the trainer to step .* about to accumulate.*accelerator\.step = 0"),
         (deepspeed(1), "expected gradient_accumulation_steps=2.* got 1"),
-        (deepspeed(2, ends=False), "the trainer goes on accumulating"),
+        (deepspeed(2, ends=False), "expected the trainer to step"),
+        (lightning(2, ends=False), "expected the trainer to step"),
         (lightning(3), "expected accumulate_grad_batches=2.* got 3"),
         (object(), "expected an Accelerator, a DeepSpeed engine.* got a object; leave it out"),
     ],
@@ -138,6 +152,29 @@ def test_a_wrong_accumulation_is_refused(trainer: object, message: str) -> None:
     """Steps would be others than the plan's."""
     with pytest.raises(ConfigError, match=message):
         raw_batch().step_loss(torch.tensor(3.0), trainer)
+
+
+@pytest.mark.parametrize("trainer", [accelerate(2), deepspeed(2), lightning(2)])
+def test_an_optimizer_that_would_step_within_a_step_is_refused(trainer: object) -> None:
+    """Before it has done so."""
+    within = Batch(raw_batch(), dataclasses.replace(META, state={**META.state, "micro": 1}))
+    with pytest.raises(ConfigError, match=r"expected the trainer to accumulate .* about to step"):
+        within.step_loss(torch.tensor(3.0), trainer)
+
+
+def test_a_loop_that_steps_where_it_likes_is_left_alone() -> None:
+    """Accelerate counts within `accumulate` only."""
+    within = Batch(raw_batch(), dataclasses.replace(META, state={**META.state, "micro": 1}))
+    unused = Trainers(gradient_accumulation_steps=2, sync_gradients=True, step=0)
+    assert within.step_loss(torch.tensor(3.0), unused).item() == 3.0 * 2 / 8 * 2
+
+
+def test_a_batch_whose_labels_are_others_is_not_taken_for_what_it_was() -> None:
+    """Its counts of learned tokens would be wrong."""
+    batch = Batch({"input_ids": torch.ones(1, 3), "labels": torch.ones(1, 3)}, META)
+    assert Batch(OrderedDict(batch)).meta is META
+    with pytest.raises(RequestError, match="has no meta"):
+        _ = Batch({**batch, "labels": torch.full((1, 3), -100)}).meta
 
 
 def test_a_batch_without_supervised_tokens_adds_nothing_to_a_loss() -> None:

@@ -57,6 +57,21 @@ def test_the_message_names_both_places(caplog: pytest.LogCaptureFixture) -> None
     )
 
 
+def test_a_dataset_that_was_made_or_moved_begins_anew(caplog: pytest.LogCaptureFixture) -> None:
+    """Two trainings of one process, and a state that is loaded again; what is wrong afterwards is told again."""
+    order = TrainingOrder()
+    for place in [*EPOCH, *EPOCH[2:]]:
+        if place == EPOCH[2]:
+            order.begin()
+        order.note(meta_of(place))
+    assert not caplog.records
+    for _ in range(2):
+        order.note(meta_of(EPOCH[0]))
+        order.note(meta_of(EPOCH[3]))
+        order.begin()
+    assert len(caplog.records) == 2
+
+
 def test_other_data_and_other_ranks_have_an_order_of_their_own(caplog: pytest.LogCaptureFixture) -> None:
     """One process may train on several."""
     order = TrainingOrder()

@@ -11,13 +11,14 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import lightning
 import pytest
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import GradientAccumulationScheduler, ModelCheckpoint
 from torch import nn
 from torch.utils.data import DataLoader
 from torchdata.stateful_dataloader import StatefulDataLoader
@@ -126,7 +127,7 @@ def data_module(url: str, accumulation: int, work: Path) -> Trained:
     module, data = Module(Open()), OwlStreamDataModule(url, val="train", test="train", micro_batch_size=rows)
     trainer = trainer_of(None, work, max_epochs=1, enable_checkpointing=False)
     trainer.fit(module, datamodule=data)
-    assert trainer.accumulate_grad_batches == accumulation
+    assert (trainer.global_step, trainer.accumulate_grad_batches) == (4, 1), "the Trainer is left as it was"
     whole = [(0, step) for step in range(4) for _ in range(accumulation)]
     assert module.validated == [whole[:2], whole], module.validated
     module.trained.losses.append(trainer.callback_metrics["val_loss"].item())
@@ -167,7 +168,8 @@ def main(url: str, directory: Path) -> None:
             pid = fork(lambda: run(url, read, place / checkpoints, Log(log, None), save))  # noqa: B023
             assert ended_by(pid) == 0, (name, part)
     assert ended_by(fork(lambda: be_refused(url, directory / "refused"))) == 0
-    assert ended_by(fork(lambda: cast(url, directory / "cast"))) == 0
+    for work in (cast, cut_epochs_short, validate_first, strike_between, use_a_trainer_twice):
+        assert ended_by(fork(lambda: work(url, directory / work.__name__))) == 0, work  # noqa: B023
 
 
 def cast(url: str, directory: Path) -> None:
@@ -176,6 +178,67 @@ def cast(url: str, directory: Path) -> None:
     trainer = trainer_of(None, directory, max_epochs=1, precision="64-true")
     trainer.fit(Module(Open(), log), datamodule=OwlStreamDataModule(url, micro_batch_size=2))
     assert sorted(steps_of(directory)) == [(0, step) for step in range(4)]
+
+
+def cut_epochs_short(url: str, directory: Path) -> None:
+    """Whole steps only: Lightning steps on the last batch of an epoch."""
+    for batches, message in ((6, "limit_train_batches to be a multiple of 4.* got 6"), (8, "")):
+        log = Log(directory / str(batches), None)
+        trainer = trainer_of(None, directory, max_epochs=1, limit_train_batches=batches)
+        with pytest.raises(ConfigError, match=message) if message else nullcontext():
+            trainer.fit(Module(Named(), log), datamodule=OwlStreamDataModule(url, micro_batch_size=2))
+        assert sorted(steps_of(log.directory)) == ([] if message else [(0, 0), (0, 1)])
+    trainer = trainer_of(None, directory, fast_dev_run=1)
+    trainer.fit(Module(Named()), datamodule=OwlStreamDataModule(url, micro_batch_size=2))
+    callbacks = [GradientAccumulationScheduler({0: 2})]
+    with pytest.raises(ConfigError, match="expected no GradientAccumulationScheduler"):
+        trainer_of(None, directory, callbacks=callbacks).fit(Module(Named()), datamodule=OwlStreamDataModule(url))
+
+
+def saved_after_two_steps(url: str, directory: Path) -> Path:
+    """A checkpoint."""
+    saving = ModelCheckpoint(directory, filename="saved", every_n_train_steps=2)
+    trainer = trainer_of(None, directory, max_steps=2, callbacks=[saving])
+    trainer.fit(Module(Named()), datamodule=OwlStreamDataModule(url, micro_batch_size=2))
+    return directory / "saved.ckpt"
+
+
+def validate_first(url: str, directory: Path) -> None:
+    """A checkpoint that was validated is not where a training begins that was given none."""
+    log, data = Log(directory / "rows", None), OwlStreamDataModule(url, val="train", micro_batch_size=2)
+    trainer, module = trainer_of(None, directory, max_epochs=1, inference_mode=False), Module(Named(), log)
+    trainer.validate(module, datamodule=data, ckpt_path=str(saved_after_two_steps(url, directory)))
+    trainer.fit(module, datamodule=data)
+    assert sorted(steps_of(log.directory)) == [(0, step) for step in range(4)]
+
+
+class Strike(lightning.Callback):  # type: ignore[misc] # Lightning is not followed by mypy
+    """Raises when a batch is about to be trained on."""
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """At the beginning of the third step."""
+        if batch.meta.step == 2:
+            raise KeyError("struck")
+
+
+def strike_between(url: str, directory: Path) -> None:
+    """What is saved on an exception is the state behind the last batch that was trained on, whoever raised it."""
+    saving = ModelCheckpoint(directory, filename="struck", every_n_train_steps=100, save_on_exception=True)
+    trainer = trainer_of(None, directory, max_epochs=1, callbacks=[saving, Strike()])
+    with pytest.raises(KeyError, match="struck"):
+        trainer.fit(Module(Named()), datamodule=OwlStreamDataModule(url, micro_batch_size=2))
+    (found,) = directory.glob("*.ckpt")
+    state = torch.load(found, weights_only=False)[STATE_KEY]
+    assert (state["epoch"], state["step"], state["micro"]) == (0, 2, 0)
+
+
+def use_a_trainer_twice(url: str, directory: Path) -> None:
+    """Data of other micro-batches on the same Trainer."""
+    trainer = trainer_of(None, directory, max_epochs=1)
+    for micro_batch_size, epochs in ((2, 1), (4, 2)):
+        log, trainer.fit_loop.max_epochs = Log(directory / str(micro_batch_size), None), epochs
+        trainer.fit(Module(Named(), log), datamodule=OwlStreamDataModule(url, micro_batch_size=micro_batch_size))
+        assert len(steps_of(log.directory)) == 4
 
 
 def be_refused(url: str, directory: Path) -> None:

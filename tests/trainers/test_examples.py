@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -166,10 +166,9 @@ def test_a_run_that_was_killed_twice_trains_as_an_undisturbed_one(
     for run, ranks, kill in (("killed", RANKS, KILLS[0]), ("again", 1, KILLS[1]), ("resumed", RANKS, None)):
         if example.converts and run != "killed":
             convert(tmp_path / "checkpoints")
-            example = replace(example, options=(*EXAMPLES[name].options, "--universal"))
         code = start(example, url, model, tmp_path, "checkpoints", run, ranks, " ".join(map(str, kill or ())))
         assert (code == 0) == (kill is None), (tmp_path / f"{run}.log").read_text()[-4000:]
-    code = start(EXAMPLES[name], url, model, tmp_path, "others", "undisturbed", RANKS, "")
+    code = start(example, url, model, tmp_path, "others", "undisturbed", RANKS, "")
     assert code == 0, (tmp_path / "undisturbed.log").read_text()[-4000:]
     killed, again, resumed, undisturbed = (
         Run.of(tmp_path / run) for run in ("killed", "again", "resumed", "undisturbed")

@@ -12,7 +12,7 @@ import torch
 from transformers import Trainer, TrainingArguments
 
 from owl_client import OwlStreamDataset
-from owl_client.hf import OwlStreamMixin
+from owl_client.hf import OwlStreamMixin, newest_checkpoint
 from owl_stream.errors import ConfigError
 from tests.client.peers import memory_dataset
 from tests.client.world import World
@@ -263,3 +263,24 @@ def test_settings_that_would_deal_batches_out_again_are_refused(
     for run in (trainer.train, trainer.evaluate):
         with pytest.raises(ConfigError, match=message):
             run()
+
+
+def test_the_newest_whole_checkpoint_is_gone_on_from(
+    url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The Trainer writes its state last: a folder without it, or with half of it, was left by a kill."""
+    assert newest_checkpoint(tmp_path / "missing") is None
+    settings = arguments(tmp_path, gradient_accumulation_steps=4, max_steps=1, save_strategy="steps", save_steps=1)
+    trainer = OwlTrainer(Named(), settings, train_dataset=OwlStreamDataset(url, micro_batch_size=2))
+    with pytest.raises(ValueError, match="No valid checkpoint"):
+        trainer.train(resume_from_checkpoint=True)
+    for name, text in (("checkpoint-20", None), ("checkpoint-3", "{"), ("checkpoint-x", "{}")):
+        (tmp_path / name).mkdir()
+        if text:
+            (tmp_path / name / "trainer_state.json").write_text(text)
+    assert newest_checkpoint(tmp_path) is None
+    trainer.train(resume_from_checkpoint=True)
+    assert "no checkpoint is whole; training begins anew" in caplog.text
+    assert newest_checkpoint(tmp_path) == str(tmp_path / "checkpoint-1")
+    trainer.train(resume_from_checkpoint=True)
+    assert trainer.state.global_step == 1

@@ -43,3 +43,14 @@ def test_a_killed_run_trains_on_what_an_undisturbed_one_does(runs: Path, read: s
     assert lost
     assert {step: killed[step] for step in lost} == {step: resumed[step] for step in lost}
     assert {step: rows for step, rows in killed.items() if step not in lost} | resumed == undisturbed
+
+
+@pytest.mark.parametrize("package", ["lightning.pytorch", "pytorch_lightning"])
+def test_the_data_module_is_of_the_package_that_is_in_use(package: str) -> None:
+    """Both may be installed, and each takes only its own."""
+    environ = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT}/client"}
+    code = (
+        f"import {package} as used; from owl_client.lightning.data import OwlStreamDataModule as ours; "
+        "assert issubclass(ours, used.LightningDataModule)"
+    )
+    subprocess.run([sys.executable, "-c", code], env=environ, check=True)

@@ -23,7 +23,8 @@ def newest_checkpoint(directory: str | Path) -> str | None:
     """The newest checkpoint of the Trainer's in `directory` that is whole: for `train(resume_from_checkpoint=...)`.
 
     The Trainer writes `trainer_state.json` last. Where it was killed while it saved, that is missing or cut short, and
-    the checkpoint before is the newest. None where there is none, which begins anew.
+    the checkpoint before is the newest. None where there is none, which begins anew. Under FSDP and DeepSpeed other
+    ranks may still have been writing: of their parts this knows nothing.
     """
     found = {int(match[1]): path for path in Path(directory).glob("checkpoint-*") if (match := _NAME.match(path.name))}
     for _, path in sorted(found.items(), reverse=True):

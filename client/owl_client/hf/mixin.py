@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +21,8 @@ from owl_client.hf.settings import check_evaluation, check_training
 from owl_client.hf.sft import StandIn, is_sft
 from owl_client.metrics import ReadingMetrics, Trained
 from owl_stream.errors import ConfigError
+
+log = logging.getLogger("owl_client")
 
 IGNORED = -100
 """Label of a token that is not learned."""
@@ -78,9 +82,18 @@ class OwlStreamMixin:
         self.add_callback(Bookkeeper(self))  # type: ignore[attr-defined] # of Trainer, which comes behind
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        """As Trainer's; True resumes from the newest checkpoint that is whole, where Trainer takes the newest."""
+        """As Trainer's; True resumes from the newest checkpoint that is whole, where Trainer takes the newest.
+
+        Where it was killed while it wrote the first one, it begins anew and says so.
+        """
         if resume_from_checkpoint is True and isinstance(self.train_dataset, OwlStreamDataset):
-            resume_from_checkpoint = newest_checkpoint(self.args.output_dir) or True
+            directory = Path(self.args.output_dir)
+            whole = newest_checkpoint(directory)
+            if whole is None and any(directory.glob("checkpoint-*")):
+                log.warning("%s: no checkpoint is whole; training begins anew", directory)
+                resume_from_checkpoint = None
+            else:
+                resume_from_checkpoint = whole or True  # without any, Trainer says so
         return super().train(resume_from_checkpoint, *args, **kwargs)  # type: ignore[misc] # of Trainer
 
     def get_train_dataloader(self) -> DataLoader[Batch]:

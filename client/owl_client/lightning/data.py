@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 from owl_client.dataset import OwlStreamDataset
 from owl_client.loader import OwlStreamLoader
-
-try:
-    from lightning.pytorch import LightningDataModule
-except ImportError:
-    from pytorch_lightning import LightningDataModule
+from owl_stream.errors import ConfigError
 
 
-class OwlStreamDataModule(LightningDataModule):  # type: ignore[misc] # Lightning is not followed by mypy
+def _data_module() -> type:
+    """The class of the package that is in use: `lightning` and `pytorch_lightning` take each only their own."""
+    names = ("lightning.pytorch", "pytorch_lightning")
+    used = [name for name in names if name in sys.modules] or [name for name in names if _is_installed(name)]
+    module: type = importlib.import_module((used or names)[0]).LightningDataModule
+    return module
+
+
+def _is_installed(name: str) -> bool:
+    return importlib.util.find_spec(name.partition(".")[0]) is not None
+
+
+class OwlStreamDataModule(_data_module()):  # type: ignore[misc] # of one package or the other
     """Datasets of owl-stream servers for `trainer.fit(module, datamodule=...)`.
 
     They are made when the Trainer knows its ranks, for this rank of the strategy's data-parallel group and on its
-    device. `accumulate_grad_batches` is set to what the training data needs, unless the Trainer was given one. The
+    device. `accumulate_grad_batches` is set to what the training data needs, unless the Trainer was given another
+    number than 1. The
     state of the data stands in every checkpoint; `ckpt_path=` goes on there.
 
     Args:
@@ -46,15 +57,33 @@ class OwlStreamDataModule(LightningDataModule):  # type: ignore[misc] # Lightnin
         self._url, self._train_name, self._names = url, train, {"validate": val, "test": test}
         self._options, self._num_workers = {"micro_batch_size": micro_batch_size, **options}, num_workers
         self._train: OwlStreamDataset | None = None
+        self._sets_accumulation = False
 
     def setup(self, stage: str) -> None:
-        """Make the training data, and have the Trainer accumulate over the batches of a global step."""
+        """Make the training data, and have the Trainer accumulate over the batches of a global step.
+
+        Raises:
+            ConfigError: a callback would change over how many.
+        """
         if stage != "fit":
             return
         self._train = self._dataset(self._train_name)
         automatic = self.trainer.lightning_module.automatic_optimization
-        if automatic and self.trainer.accumulate_grad_batches == 1:  # as it is where nobody gave one
-            self.trainer.accumulate_grad_batches = self._train.micros_per_step
+        self._sets_accumulation = automatic and self.trainer.accumulate_grad_batches == 1
+        if not self._sets_accumulation:
+            return
+        for callback in self.trainer.callbacks:
+            if type(callback).__name__ == "GradientAccumulationScheduler":
+                raise ConfigError(
+                    "callbacks: expected no GradientAccumulationScheduler: over how many batches gradients are "
+                    "accumulated follows from the server's global_batch_size; leave it out"
+                )
+        self.trainer.accumulate_grad_batches = self._train.micros_per_step
+
+    def teardown(self, stage: str) -> None:
+        """Leave the Trainer as it was, for the data of its next `fit`."""
+        if stage == "fit" and self._sets_accumulation:
+            self.trainer.accumulate_grad_batches = 1
 
     def train_dataloader(self) -> OwlStreamDataset | OwlStreamLoader:
         """The rest of an epoch, then the next."""

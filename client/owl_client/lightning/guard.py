@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch.utils.data import DataLoader
 from owl_client.batch import Batch
 from owl_client.dataset import OwlStreamDataset
 from owl_client.loader import OwlStreamLoader
+from owl_client.training_order import ORDER
 from owl_stream.errors import ConfigError, RequestError
 
 log = logging.getLogger("owl_client")
@@ -24,8 +26,11 @@ class Guard:
 
     def __init__(self) -> None:
         self._before: dict[str, Any] | None = None
+        """The state after the batch before the present one."""
         self._now: dict[str, Any] | None = None
-        """The states after the batch before and after the present one."""
+        """The state after the present batch."""
+        self._noted = 0
+        """Lightning's count of batches when the present one was noted."""
         self._loaded: dict[str, Any] | None = None
         self._source: OwlStreamDataset | OwlStreamLoader | None = None
         self._logged = 0
@@ -33,8 +38,8 @@ class Guard:
         self._warned = False
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        """Keep the state until the loaders are there."""
-        self._loaded = checkpoint.get(STATE_KEY)
+        """Keep the state until the loaders are there; a validation or test of a checkpoint moves nothing."""
+        self._loaded = checkpoint.get(STATE_KEY) if trainer.state.fn == "fit" else None
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Check the loader, and move it to where the checkpoint was written; nothing was asked of it yet.
@@ -51,12 +56,15 @@ class Guard:
         _check_loader(trainer, dataset)
         loader = next(_leaves(trainer.train_dataloader))
         self._source = loader if isinstance(loader, OwlStreamLoader) else dataset
-        if self._loaded is not None:
-            dataset.load_state_dict(self._loaded)
-            if not self._loaded["micro"]:
-                _count_in_new_batches(self._loaded, dataset, trainer)
-            self._now, self._loaded = self._loaded, None
-        elif trainer.ckpt_path is not None:
+        loaded, self._loaded = self._loaded, None
+        if trainer.ckpt_path is None:
+            return
+        if loaded is not None:
+            dataset.load_state_dict(loaded)
+            if not loaded["micro"]:
+                _restate_progress(loaded, dataset, trainer)
+            self._now = loaded
+        else:
             raise RequestError(
                 f"{trainer.ckpt_path}: the checkpoint holds no state of the data, so it was written without "
                 f"owl-stream; begin anew, or load a state into the dataset and train from the weights alone"
@@ -66,10 +74,11 @@ class Guard:
         """Note the batch that is about to be trained on."""
         if isinstance(batch, Batch):
             self._before, self._now = self._now, batch.meta.state
+            self._noted = trainer.fit_loop.epoch_loop.batch_progress.current.ready
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Log what was waited for and read, as often as Lightning logs what a module says."""
-        if isinstance(batch, Batch) and not (batch.weighed or self._warned):
+        if isinstance(batch, Batch) and not (self._warned or ORDER.is_latest(batch.meta)):
             self._warned = True
             log.warning(
                 "training_step has not called batch.step_loss(loss, self.trainer): unless it weighs the loss itself, "
@@ -87,7 +96,8 @@ class Guard:
         if self._now is None:
             return
         progress = trainer.fit_loop.epoch_loop.batch_progress.current
-        state = self._now if progress.processed == progress.ready else self._before
+        struck_within = progress.processed != progress.ready and self._noted == progress.ready
+        state = self._before if struck_within else self._now
         if state is None:
             return
         if state["micro"]:
@@ -153,18 +163,24 @@ def _check_loader(trainer: Any, dataset: OwlStreamDataset) -> None:
             f"Trainer: expected accumulate_grad_batches={micros}, the micro-batches that a rank gets of a global step, "
             f"got {trainer.accumulate_grad_batches}"
         )
+    batches = trainer.num_training_batches
+    if batches != math.inf and batches % micros and not trainer.fast_dev_run:
+        raise ConfigError(
+            f"Trainer: expected limit_train_batches to be a multiple of {micros}, the micro-batches of a global step, "
+            f"got {batches}: Lightning steps on the last batch of an epoch, which would cut a step in two"
+        )
 
 
-def _count_in_new_batches(state: Mapping[str, Any], dataset: OwlStreamDataset, trainer: Any) -> None:
-    """Lightning counts batches within an epoch. Where a step now has another number of them, its count follows."""
+def _restate_progress(state: Mapping[str, Any], dataset: OwlStreamDataset, trainer: Any) -> None:
+    """Restate Lightning's count of batches in this epoch in batches of now, of which a step may have more or fewer."""
     now = dataset.state_dict()
     before, after = (
         dataset.global_batch_size // (each["world_size"] * each["micro_batch_size"]) for each in (state, now)
     )
     current = trainer.fit_loop.epoch_loop.batch_progress.current
-    at, waiting = current.ready, current.ready - current.completed  # a callback may save before a batch is completed
-    current.ready = current.started = current.processed = at // before * after
-    current.completed = current.ready - waiting
+    not_completed = current.ready - current.completed  # 1 where a callback saved at the end of its batch
+    current.ready = current.started = current.processed = current.ready // before * after
+    current.completed = current.ready - not_completed
 
 
 def _check_evaluation(name: str, loaders: Any) -> None:
