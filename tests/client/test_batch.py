@@ -69,6 +69,18 @@ def test_a_batch_whose_pixels_a_library_has_cast_is_still_known() -> None:
         assert cast.to("cpu")["pixel_values"].unique().tolist() == [1.0]
 
 
+def test_pieces_that_are_padded_already_are_not_padded_again() -> None:
+    """A finished batch that a library has built anew is not taken for the raw one that it was made of."""
+    pixels, how = torch.ones(3, 3, 2, 2, dtype=torch.uint8), {"pixel_values": PIXELS}
+    raw = Batch(
+        {"input_ids": torch.ones(2, 3), "pixel_values": pixels}, META, Raw(torch.float32, how, {"pixel_values": [1, 2]})
+    )
+    finished = raw.to("cpu")
+    assert finished["pixel_values"].shape == (2, 2, 3, 2, 2)
+    for batch in (finished, Batch(OrderedDict(finished)), Batch(OrderedDict(raw))):
+        assert batch.to("cpu")["pixel_values"].equal(finished["pixel_values"])
+
+
 def test_a_batch_is_forgotten_with_its_tensors() -> None:
     """Nothing grows, and tensors that somebody saves bring nothing of ours along."""
     gc.collect()  # what tests before have left

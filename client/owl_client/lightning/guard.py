@@ -38,8 +38,8 @@ class Guard:
         self._warned = False
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        """Keep the state until the loaders are there; a validation or test of a checkpoint moves nothing."""
-        self._loaded = checkpoint.get(STATE_KEY) if trainer.state.fn == "fit" else None
+        """Keep the state until the loaders are there."""
+        self._loaded = checkpoint.get(STATE_KEY)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Check the loader, and move it to where the checkpoint was written; nothing was asked of it yet.
@@ -57,7 +57,7 @@ class Guard:
         loader = next(_leaves(trainer.train_dataloader))
         self._source = loader if isinstance(loader, OwlStreamLoader) else dataset
         loaded, self._loaded = self._loaded, None
-        if trainer.ckpt_path is None:
+        if trainer.ckpt_path is None:  # what was loaded, if anything, was validated or tested
             return
         if loaded is not None:
             dataset.load_state_dict(loaded)
