@@ -203,6 +203,11 @@ class OwlStreamDataset(IterableDataset[Batch]):
         return self._describe().global_batch_size
 
     @property
+    def micro_batch_size(self) -> int:
+        """Rows of a batch of this rank. Asks a server, once."""
+        return self._share(self._describe()).micro_batch_size
+
+    @property
     def micros_per_step(self) -> int:
         """Micro-batches that each rank gets per global step: what trainers call gradient accumulation steps."""
         description = self._describe()

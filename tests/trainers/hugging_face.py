@@ -62,6 +62,8 @@ def be_refused(url: str, directory: Path) -> None:
     good |= {"ignore_data_skip": True, "gradient_accumulation_steps": dataset.micros_per_step, "save_steps": 1}
     for wrong, message in (
         ({"ignore_data_skip": False}, "expected ignore_data_skip=True"),
+        ({"train_sampling_strategy": "sequential"}, "expected no train_sampling_strategy, got 'sequential'.*`shuffle`"),
+        ({"per_device_train_batch_size": 5}, "expected per_device_train_batch_size=2, .* got 5"),
         ({"gradient_accumulation_steps": 3}, r"expected gradient_accumulation_steps=4,.* got 3"),
     ):
         with pytest.raises(ConfigError, match=message):

@@ -9,6 +9,9 @@ from transformers import TrainingArguments
 from owl_client.dataset import OwlStreamDataset
 from owl_stream.errors import ConfigError
 
+_UNSET_BATCH_SIZE = 8
+"""What `per_device_train_batch_size` is where nobody gave it."""
+
 
 def check_training(dataset: OwlStreamDataset, args: TrainingArguments, accelerator: Any) -> None:
     """Refuse what cannot be exact.
@@ -29,6 +32,17 @@ def check_training(dataset: OwlStreamDataset, args: TrainingArguments, accelerat
         raise ConfigError(
             f"TrainingArguments: expected gradient_accumulation_steps={dataset.micros_per_step}, the micro-batches "
             f"that a rank gets of a global step, got {args.gradient_accumulation_steps}"
+        )
+    if (strategy := getattr(args, "train_sampling_strategy", "random")) != "random":
+        raise ConfigError(
+            f"TrainingArguments: expected no train_sampling_strategy, got {strategy!r}: the server's plan samples; "
+            f"its settings are `shuffle`, and `bucket_window` for steps of rows of like lengths"
+        )
+    rows = dataset.micro_batch_size
+    if args.per_device_train_batch_size not in {rows, _UNSET_BATCH_SIZE}:
+        raise ConfigError(
+            f"TrainingArguments: expected per_device_train_batch_size={rows}, the dataset's micro_batch_size, got "
+            f"{args.per_device_train_batch_size}; give the dataset as many"
         )
     check_processes(args, accelerator)
 
