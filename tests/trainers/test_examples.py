@@ -135,6 +135,7 @@ def start(
         "OMP_NUM_THREADS": "1",
         "HF_HUB_OFFLINE": "1",
         "DS_ACCELERATOR": "cpu",
+        "TORCH_EXTENSIONS_DIR": str(model / "extensions"),  # the user's may hold the lock of a killed compiler
         "PATH": f"{BIN}:{os.environ['PATH']}",
         **example.environ,
     }
